@@ -1,0 +1,70 @@
+//! How a session ends, as stable codes for metrics and logs.
+
+/// Why a session ended. [`SessionEnd::code`] is the value of the metric label `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SessionEnd {
+    /// Both directions closed in order, the client first.
+    ClientClosed,
+    /// Both directions closed in order, the target first.
+    TargetClosed,
+    /// The client reset its connection, or it timed out.
+    ClientReset,
+    /// The target reset its connection, or it timed out.
+    TargetReset,
+    /// The client went away before a target was connected.
+    ClientGone,
+    /// No byte for `idle_timeout`.
+    Idle,
+    /// Half-closed, and no byte for `half_close_timeout`.
+    HalfCloseTimeout,
+    /// Every target that could be tried refused or timed out.
+    ConnectFailed,
+    /// No group was able to take a session.
+    NoTarget,
+    /// The listener was at `max_connections`.
+    ListenerFull,
+    /// The PROXY header was malformed, of another version, or late.
+    BadProxyHeader,
+    /// The daemon stopped and the drain deadline passed.
+    Drained,
+    /// The daemon itself lacked a resource (file descriptors, memory).
+    LocalError,
+}
+
+impl SessionEnd {
+    /// Every end, in a fixed order.
+    pub const ALL: [Self; 13] = [
+        Self::ClientClosed,
+        Self::TargetClosed,
+        Self::ClientReset,
+        Self::TargetReset,
+        Self::ClientGone,
+        Self::Idle,
+        Self::HalfCloseTimeout,
+        Self::ConnectFailed,
+        Self::NoTarget,
+        Self::ListenerFull,
+        Self::BadProxyHeader,
+        Self::Drained,
+        Self::LocalError,
+    ];
+
+    /// The stable code of this end.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::TargetClosed => "target_closed",
+            Self::ClientReset => "client_reset",
+            Self::TargetReset => "target_reset",
+            Self::ClientGone => "client_gone",
+            Self::Idle => "idle",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::ConnectFailed => "connect_failed",
+            Self::NoTarget => "no_target",
+            Self::ListenerFull => "listener_full",
+            Self::BadProxyHeader => "bad_proxy_header",
+            Self::Drained => "drained",
+            Self::LocalError => "local_error",
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The pure decisions of landbridge: which target a session gets, and how a session ends.
+//!
+//! The crate is `no_std`: it has no sockets, no clocks, no runtime and no global random source, and the compiler keeps
+//! it so. Callers pass in time and a seeded generator and carry out what is returned. That makes every decision
+//! testable by tables and by properties against naive models.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod end;
+pub mod select;

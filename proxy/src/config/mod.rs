@@ -1,0 +1,153 @@
+//! The validated configuration: types that cannot hold an invalid value.
+//!
+//! [`Config::load`] reads a file, [`Config::parse`] a text. Both report every problem of the text at once
+//! ([`Problems`]), each with its path, its line and what would be right. Only `raw` knows TOML.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use landbridge_core::select::Balance;
+
+/// A whole configuration file, valid in itself: every name that is referred to exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[[listener]]`, at least one.
+    pub listeners: Vec<Listener>,
+    /// `[[group]]`, at least one.
+    pub groups: Vec<Group>,
+}
+
+/// How the process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runtime {
+    /// Worker threads; `None`: one per CPU.
+    pub workers: Option<NonZeroUsize>,
+    /// How long sessions may go on after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// Where operators look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The address of `/metrics`, `/livez` and `/readyz`; `None`: not served.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Addresses that accept client connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Unique among the listeners.
+    pub name: String,
+    /// At least one; unique over all listeners.
+    pub bind: Vec<SocketAddr>,
+    /// Indexes into [`Config::groups`], at least one, no duplicates.
+    pub groups: Vec<usize>,
+    /// How the bytes of its sessions move.
+    pub datapath: Datapath,
+    /// Whether clients send a PROXY header first.
+    pub accept_proxy: AcceptProxy,
+    /// Sessions at once over all its addresses; a further client is refused.
+    pub max_connections: u32,
+    /// A session without a byte for this long is reset; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A half-closed session without a byte for this long is reset; `None`: never.
+    pub half_close_timeout: Option<Duration>,
+    /// `[listener.tcp]`: socket options of the client legs.
+    pub tcp: TcpOptions,
+}
+
+/// How bytes move between the legs of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datapath {
+    /// The fastest that is possible for each direction.
+    Auto,
+    /// `recv` and `send` for small reads, `splice` for large ones.
+    Splice,
+    /// `recv` and `send` only.
+    Copy,
+}
+
+/// Which PROXY header a listener expects in front of the client's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptProxy {
+    /// None: the first byte is the client's.
+    Off,
+    /// Version 1 (text), required.
+    V1,
+    /// Version 2 (binary), required.
+    V2,
+    /// Version 1 or 2, required.
+    Any,
+}
+
+/// The version of a PROXY header that is sent to targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Targets of one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Unique among the groups.
+    pub name: String,
+    /// Order of preference; 0 first.
+    pub tier: u16,
+    /// Share among the able groups of one tier; 0: no new sessions.
+    pub weight: u16,
+    /// How a target is chosen inside the group.
+    pub balance: Balance,
+    /// The PROXY header sent to its targets, if any.
+    pub send_proxy: Option<ProxyVersion>,
+    /// `[group.tcp]`: how target legs are connected.
+    pub dial: Dial,
+    /// `[group.tcp]`: socket options of the target legs.
+    pub tcp: TcpOptions,
+    /// `[[group.target]]`, at least one; addresses unique inside the group.
+    pub targets: Vec<Target>,
+}
+
+/// How a target leg is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dial {
+    /// How long one connect may take.
+    pub connect_timeout: Duration,
+    /// How many other targets are tried after the first.
+    pub connect_retries: u32,
+    /// The local address to connect from.
+    pub source: Option<IpAddr>,
+}
+
+/// Socket options of one kind of leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Idle time before the first keepalive probe and between probes (TCP_KEEPIDLE, TCP_KEEPINTVL); `None`: off.
+    pub keepalive: Option<Duration>,
+    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT); `None`: the kernel's own limit.
+    pub user_timeout: Option<Duration>,
+    /// Congestion control (TCP_CONGESTION); `None`: the system's.
+    pub congestion: Option<String>,
+    /// The device to bind to (SO_BINDTODEVICE).
+    pub interface: Option<String>,
+}
+
+/// One address that serves sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// For people; by default the address.
+    pub name: String,
+    /// The target's identity.
+    pub address: SocketAddr,
+    /// Share inside the group; 0: no new sessions.
+    pub weight: u16,
+    /// Sessions at once; `None`: no limit.
+    pub max_connections: Option<u32>,
+}

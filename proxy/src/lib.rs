@@ -1,0 +1,3 @@
+//! landbridge: a layer-4 TCP proxy that joins cloud and on-premises capacity.
+
+pub mod config;

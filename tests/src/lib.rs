@@ -1,0 +1,1 @@
+//! Hosts, targets, clients and faults for the end-to-end tests.

@@ -1,0 +1,3 @@
+//! `cargo xtask`: one verb per file.
+
+fn main() {}
