@@ -1,3 +1,8 @@
 //! The `landbridge` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let json = std::env::args().any(|argument| argument == "--json");
+    landbridge::cli::doctor::doctor(json).unwrap_or(ExitCode::FAILURE)
+}
