@@ -1,8 +1,10 @@
-//! The `landbridge` command.
+//! The `landbridge` command: arguments in, exit code out.
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use landbridge::cli::{Arguments, execute};
+
 fn main() -> ExitCode {
-    let json = std::env::args().any(|argument| argument == "--json");
-    landbridge::cli::doctor::doctor(json).unwrap_or(ExitCode::FAILURE)
+    execute(Arguments::parse()).into()
 }

@@ -1,10 +1,10 @@
 //! `landbridge doctor`: what this machine offers, and what to do about what it does not.
 
 use std::io::{self, Write as _};
-use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::Exit;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
 use crate::fastpath::{FastPath, OBJECT, SelfTest, Unavailable};
 
@@ -14,7 +14,7 @@ use crate::fastpath::{FastPath, OBJECT, SelfTest, Unavailable};
 ///
 /// # Errors
 /// Writing to stdout.
-pub fn doctor(json: bool) -> io::Result<ExitCode> {
+pub(super) fn doctor(json: bool) -> io::Result<Exit> {
     let report = Report::of(&Kernel::observe(), OBJECT, FastPath::start());
     let mut out = io::stdout().lock();
     if json {
@@ -24,7 +24,7 @@ pub fn doctor(json: bool) -> io::Result<ExitCode> {
         report.print(&mut out)?;
     }
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Good)
 }
 
 /// Everything that was found.
