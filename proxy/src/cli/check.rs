@@ -35,8 +35,11 @@ pub fn refuse(error: LoadError) -> ExitCode {
 
 fn summary(config: &Config) -> String {
     let targets = config.groups.iter().map(|group| group.targets.len()).sum();
-    let counts =
-        [counted(config.listeners.len(), "listener"), counted(config.groups.len(), "group"), counted(targets, "target")];
+    let counts = [
+        counted(config.listeners.len(), "listener"),
+        counted(config.groups.len(), "group"),
+        counted(targets, "target"),
+    ];
     counts.join(", ")
 }
 

@@ -28,9 +28,10 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Fault> {
     match socket(text) {
         Ok(address) => usable(address.ip(), text, true).map(|()| address),
         Err(TargetFault::Wrong(fault)) => Err(fault),
-        Err(TargetFault::DnsName) => {
-            Err(Fault::new(format!("{} is a host name", quoted(text)), format!("bind to an IP address, such as {BIND}")))
-        }
+        Err(TargetFault::DnsName) => Err(Fault::new(
+            format!("{} is a host name", quoted(text)),
+            format!("bind to an IP address, such as {BIND}"),
+        )),
     }
 }
 
@@ -54,7 +55,8 @@ fn socket(text: &str) -> Result<SocketAddr, TargetFault> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return checked(address, text).map_err(TargetFault::Wrong);
     }
-    let wrong = |what: &str, remedy: String| Err(TargetFault::Wrong(Fault::new(format!("{} {what}", quoted(text)), remedy)));
+    let wrong =
+        |what: &str, remedy: String| Err(TargetFault::Wrong(Fault::new(format!("{} {what}", quoted(text)), remedy)));
     if text.parse::<Ipv4Addr>().is_ok() {
         return wrong("has no port", format!("write \"{text}:8000\""));
     }
@@ -86,7 +88,7 @@ fn socket(text: &str) -> Result<SocketAddr, TargetFault> {
     let host_is_good = host.parse::<Ipv4Addr>().is_ok() || bracketed(host).is_some() || is_host_name(host);
     match (host_is_good, port_is_good) {
         (true, false) if port.is_empty() => wrong("has no port", EXAMPLE.to_owned()),
-        (true, false) => wrong("has a port that is out of range", "use a port from 1 to 65535".to_owned()),
+        (true, false) => wrong("has no valid port", "use a port from 1 to 65535".to_owned()),
         (true, true) if is_host_name(host) => Err(TargetFault::DnsName),
         _ => wrong("is not an address", EXAMPLE.to_owned()),
     }
@@ -162,8 +164,8 @@ mod tests {
             ("10.0.0.1", "has no port", "\"10.0.0.1:8000\""),
             ("10.0.0.1:", "has no port", "10.0.0.1:8000"),
             ("10.0.0.1:0", "has port 0", "from 1 to 65535"),
-            ("10.0.0.1:65536", "port that is out of range", "from 1 to 65535"),
-            ("10.0.0.1:http", "port that is out of range", "from 1 to 65535"),
+            ("10.0.0.1:65536", "no valid port", "from 1 to 65535"),
+            ("10.0.0.1:http", "no valid port", "from 1 to 65535"),
             ("10.0.0.256:80", "is not an address", "10.0.0.1:8000"),
             ("10.0.0.1 :80", "is not an address", "10.0.0.1:8000"),
             ("::1", "without brackets", "\"[::1]:8000\""),
@@ -171,7 +173,7 @@ mod tests {
             ("fd00::1:65000", "without brackets", "\"[fd00::1]:8000\""),
             ("[::1]", "has no port", "\"[::1]:8000\""),
             ("[::1]:0", "has port 0", "from 1 to 65535"),
-            ("[::1]:99999", "out of range", "from 1 to 65535"),
+            ("[::1]:99999", "no valid port", "from 1 to 65535"),
             ("[fe80::1%2]:80", "has a zone", "tcp.interface"),
             ("[::ffff:10.0.0.1]:80", "IPv4 address in IPv6 form", "10.0.0.1"),
             ("localhost:8000", "is a host name", "bind to an IP address"),

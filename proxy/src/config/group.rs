@@ -9,6 +9,7 @@ use super::address::{self, TargetFault};
 use super::notes::{Noted, Place};
 use super::raw::{Table, Value};
 use super::references::Groups;
+use super::suggest::quoted;
 use super::unique::Unique;
 use super::values::{Limits, MILLISECOND};
 use super::{Dial, Group, ProxyVersion, Target, names, not_yet, tcp};
@@ -36,16 +37,12 @@ const SEND_PROXY: &[(&str, Option<ProxyVersion>)] =
     &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
 
 /// Reads one `[[group]]`.
-pub(super) fn read<'d>(
-    table: Table<'d>,
-    names: &mut Unique<String>,
-    all_groups: &mut Groups<'d>,
-) -> Result<Group, Noted> {
+pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Groups<'d>) -> Result<Group, Noted> {
     let mut written_name = None;
     let name = table.required("name", "name = \"onprem\"", |v| {
         written_name = Some(v.text("onprem")?.to_owned());
         let name = v.parse("onprem", names::own)?;
-        names.add(name.clone(), v.place()).map(|()| name)
+        names.add(quoted(&name), v.place()).map(|()| name)
     });
     let tier = table.or("tier", 0, |v| v.number(0..=u16::MAX));
     let weight = table.or("weight", GROUP_WEIGHT, |v| v.number(0..=u16::MAX));
@@ -94,18 +91,14 @@ fn targets(table: &Table<'_>) -> Vec<Result<Target, Noted>> {
     table.tables("target").into_iter().map(|table| target(table?, &mut names, &mut addresses)).collect()
 }
 
-fn target(
-    table: Table<'_>,
-    names: &mut Unique<String>,
-    addresses: &mut Unique<SocketAddr>,
-) -> Result<Target, Noted> {
+fn target(table: Table<'_>, names: &mut Unique, addresses: &mut Unique) -> Result<Target, Noted> {
     let address = table.required("address", "address = \"10.0.0.1:8000\"", |v| {
         let address = target_address(&v)?;
-        addresses.add(address, v.place()).map(|()| address)
+        addresses.add(address.to_string(), v.place()).map(|()| address)
     });
     let name = table.optional("name", |v| {
         let name = v.parse("gpu-1", names::own)?;
-        names.add(name.clone(), v.place()).map(|()| name)
+        names.add(quoted(&name), v.place()).map(|()| name)
     });
     let weight = table.or("weight", TARGET_WEIGHT, |v| v.number(0..=u16::MAX));
     let max_connections = table.or("max_connections", 0, |v| v.number(0..=MOST_CONNECTIONS));
@@ -117,7 +110,7 @@ fn target(
         Some(name) => name,
         None => {
             let name = address.to_string();
-            names.add(name.clone(), &place)?;
+            names.add(quoted(&name), &place)?;
             name
         }
     };
@@ -127,10 +120,12 @@ fn target(
 
 fn target_address(value: &Value<'_>) -> Result<SocketAddr, Noted> {
     let text = value.text("10.0.0.1:8000")?;
-    address::target(text).map_err(|fault| match (fault, not_yet::find_value(&value.place().option(), not_yet::DNS_NAMES)) {
-        (TargetFault::Wrong(fault), _) => value.place().wrong(fault.what, fault.remedy),
-        (TargetFault::DnsName, Some(entry)) => value.place().wrong(entry.what(), entry.instead),
-        (TargetFault::DnsName, None) => value.place().wrong("is a DNS name", "give an IP address"),
+    address::target(text).map_err(|fault| {
+        match (fault, not_yet::find_value(&value.place().option(), not_yet::DNS_NAMES)) {
+            (TargetFault::Wrong(fault), _) => value.place().wrong(fault.what, fault.remedy),
+            (TargetFault::DnsName, Some(entry)) => value.place().wrong(entry.what(), entry.instead),
+            (TargetFault::DnsName, None) => value.place().wrong("is a DNS name", "give an IP address"),
+        }
     })
 }
 

@@ -7,6 +7,7 @@ use super::binds::{Binds, overlap};
 use super::notes::Noted;
 use super::raw::Table;
 use super::references::Groups;
+use super::suggest::quoted;
 use super::unique::Unique;
 use super::values::{Limits, MILLISECOND};
 use super::{AcceptProxy, Datapath, Listener, address, names, tcp};
@@ -28,13 +29,13 @@ const ACCEPT_PROXY: &[(&str, AcceptProxy)] =
 /// Reads one `[[listener]]`.
 pub(super) fn read(
     table: Table<'_>,
-    names: &mut Unique<String>,
+    names: &mut Unique,
     binds: &mut Binds,
     all_groups: &mut Groups<'_>,
 ) -> Result<Listener, Noted> {
     let name = table.required("name", "name = \"inference\"", |v| {
         let name = v.parse("inference", names::own)?;
-        names.add(name.clone(), v.place()).map(|()| name)
+        names.add(quoted(&name), v.place()).map(|()| name)
     });
     let mut claimed = Vec::new();
     let bind = table.required("bind", "bind = [\"0.0.0.0:8000\"]", |v| {

@@ -90,14 +90,23 @@ fn read(top: Table<'_>) -> Result<Config, Noted> {
 
     let mut all_groups = Groups::default();
     let mut names = Unique::new("give each group its own name");
-    let groups: Vec<_> =
-        top.tables("group").into_iter().map(|table| group::read(table?, &mut names, &mut all_groups)).collect();
+    let groups: Vec<_> = top
+        .tables("group")
+        .into_iter()
+        .map(|table| {
+            let table = table.inspect_err(|noted| all_groups.add_unreadable(*noted))?;
+            group::read(table, &mut names, &mut all_groups)
+        })
+        .collect();
 
     let mut names = Unique::new("give each listener its own name");
     let listeners: Vec<_> = top
         .tables("listener")
         .into_iter()
-        .map(|table| listener::read(table?, &mut names, &mut binds, &mut all_groups))
+        .map(|table| {
+            let table = table.inspect_err(|_| all_groups.add_unreadable_use())?;
+            listener::read(table, &mut names, &mut binds, &mut all_groups)
+        })
         .collect();
 
     if groups.is_empty() {

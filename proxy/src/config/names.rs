@@ -35,7 +35,10 @@ pub(super) fn device(text: &str) -> Result<String, Fault> {
 /// The name of a congestion control. Whether the kernel has it is known only where the daemon runs.
 pub(super) fn congestion(text: &str) -> Result<String, Fault> {
     if !text.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(Fault::new(format!("{} cannot be the name of a congestion control", quoted(text)), CONGESTION_REMEDY));
+        return Err(Fault::new(
+            format!("{} cannot be the name of a congestion control", quoted(text)),
+            CONGESTION_REMEDY,
+        ));
     }
     of_length(text, LONGEST_CONGESTION)
 }
@@ -45,7 +48,7 @@ const CONGESTION_REMEDY: &str = "give a name that `sysctl net.ipv4.tcp_available
 
 fn of_length(text: &str, longest: usize) -> Result<String, Fault> {
     match text.len() {
-        0 => Err(Fault::new("the name is empty", format!("use 1 to {longest} characters, or remove it"))),
+        0 => Err(Fault::new("the name is empty", format!("use 1 to {longest} characters"))),
         length if length > longest => {
             Err(Fault::new(format!("{} has {length} characters", quoted(text)), format!("use at most {longest}")))
         }

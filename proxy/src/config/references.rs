@@ -10,6 +10,8 @@ use super::suggest::{nearest, quoted};
 #[derive(Debug, Default)]
 pub(super) struct Groups<'d> {
     groups: Vec<Known<'d>>,
+    /// Set when a group cannot even be read for its name: it may be the one that a reference means.
+    unreadable: Option<Noted>,
     /// A listener does not say its groups, so nobody knows which groups are in use.
     some_use_is_unreadable: bool,
 }
@@ -17,8 +19,8 @@ pub(super) struct Groups<'d> {
 #[derive(Debug)]
 struct Known<'d> {
     place: Place<'d>,
-    /// As in the file, even if it breaks the rules for names.
-    name: Result<String, Noted>,
+    /// As in the file, even if it breaks the rules for names; `None`: missing.
+    name: Option<String>,
     targets: Vec<SocketAddr>,
     in_use: bool,
 }
@@ -35,7 +37,19 @@ pub(super) struct References<'g, 'd> {
 impl<'d> Groups<'d> {
     /// Adds the next group of the file.
     pub(super) fn add(&mut self, place: Place<'d>, name: Result<String, Noted>, targets: Vec<SocketAddr>) {
+        self.unreadable = self.unreadable.or(name.as_ref().err().copied());
+        let name = name.ok();
         self.groups.push(Known { place, name, targets, in_use: false });
+    }
+
+    /// A group was given that is not even a table.
+    pub(super) fn add_unreadable(&mut self, noted: Noted) {
+        self.unreadable = Some(noted);
+    }
+
+    /// A listener was given that is not even a table.
+    pub(super) fn add_unreadable_use(&mut self) {
+        self.some_use_is_unreadable = true;
     }
 
     /// Begins to read the references of a listener.
@@ -54,7 +68,7 @@ impl<'d> Groups<'d> {
             return;
         }
         for group in self.groups.iter().filter(|group| !group.in_use) {
-            if let Ok(name) = &group.name {
+            if let Some(name) = &group.name {
                 let remedy = format!("add {} to the groups of a listener, or remove the group", quoted(name));
                 group.place.unfit("no listener uses this group", remedy);
             }
@@ -62,17 +76,16 @@ impl<'d> Groups<'d> {
     }
 
     fn position(&self, name: &str) -> Option<usize> {
-        self.groups.iter().position(|group| group.name.as_deref() == Ok(name))
+        self.groups.iter().position(|group| group.name.as_deref() == Some(name))
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
-        self.groups.iter().filter_map(|group| group.name.as_deref().ok())
+        self.groups.iter().filter_map(|group| group.name.as_deref())
     }
 
     fn unknown(&mut self, name: &str, place: &Place<'_>) -> Noted {
-        if let Some(noted) = self.groups.iter().find_map(|group| group.name.as_ref().err()) {
-            // It may be the group whose name cannot be read.
-            return *noted;
+        if let Some(noted) = self.unreadable {
+            return noted;
         }
         let nearest = nearest(name, self.names()).map(ToOwned::to_owned);
         let remedy = match &nearest {
@@ -97,7 +110,11 @@ impl References<'_, '_> {
             return Err(self.groups.unknown(name, value.place()));
         };
         // That two groups have this name is reported where the second one is named.
-        self.groups.groups.iter_mut().filter(|group| group.name.as_deref() == Ok(name)).for_each(|group| group.in_use = true);
+        self.groups
+            .groups
+            .iter_mut()
+            .filter(|group| group.name.as_deref() == Some(name))
+            .for_each(|group| group.in_use = true);
         if let Some((_, line)) = self.seen.iter().find(|(seen, _)| *seen == index) {
             let what = format!("{} is already in this list (line {line})", quoted(name));
             return Err(value.place().wrong(what, "remove it"));

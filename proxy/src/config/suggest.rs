@@ -21,7 +21,7 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 pub(super) fn one_of<'a>(word: &str, choices: impl IntoIterator<Item = &'a str> + Clone) -> String {
     let list = choices.clone().into_iter().map(quoted).collect::<Vec<_>>().join(", ");
     match nearest(word, choices) {
-        Some(meant) => format!("did you mean {}? It is one of {list}", quoted(meant)),
+        Some(meant) => format!("did you mean {}? The choices are {list}", quoted(meant)),
         None => format!("use one of {list}"),
     }
 }

@@ -50,9 +50,13 @@ fn start(error: &Error) -> usize {
 fn in_words(text: &str, line: usize, error: &Error) -> Problem {
     let piece = shortened(error.span().and_then(|span| text.get(span)).unwrap_or_default());
     let (what, remedy) = match error.message().split_once(", expected ") {
-        Some(("string values must be quoted", _)) => {
-            (format!("{piece} is not a value"), format!("strings stand in quotes: \"{}\"", piece.trim_matches(['"', '\''])))
+        Some(("string values must be quoted", _)) if piece.is_empty() => {
+            ("the key has no value".to_owned(), "write one behind the `=`".to_owned())
         }
+        Some(("string values must be quoted", _)) => (
+            format!("{piece} is not a value"),
+            format!("strings stand in quotes: \"{}\"", piece.trim_matches(['"', '\''])),
+        ),
         Some((what, "nothing")) => (what.to_owned(), "remove it".to_owned()),
         Some((what, expected)) => (what.to_owned(), format!("expected {expected}")),
         None if error.message() == DUPLICATE => (format!("{piece} is given twice"), "keep one of them".to_owned()),
