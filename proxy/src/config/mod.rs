@@ -5,6 +5,8 @@
 
 mod address;
 mod binds;
+#[cfg(test)]
+mod documented;
 mod fault;
 mod group;
 mod listener;
