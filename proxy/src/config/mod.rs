@@ -9,6 +9,7 @@ mod binds;
 mod documented;
 mod fault;
 mod group;
+mod limits;
 mod listener;
 mod load;
 mod names;
