@@ -30,7 +30,7 @@ impl Daemon {
         command.arg("run").arg("--config").arg(file.path());
         let process = Process::start("landbridge", &mut command)?;
         let mut daemon = Self { process, host: host.clone(), _config: file };
-        daemon.process.wait_ready(|| metrics::get(host, ADMIN, "/livez").map(drop))?;
+        daemon.process.wait_ready(|_| metrics::get(host, ADMIN, "/livez").map(drop))?;
         Ok(daemon)
     }
 

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
 /// Links between hosts lose nothing and have no delay.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,6 +114,17 @@ impl Host {
         let stream = self.enter(|| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Connects to `address` from `source`, another address of the host.
+    pub fn connect_from(&self, source: IpAddr, address: SocketAddr) -> Result<TcpStream> {
+        let connect = || -> io::Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+            socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)?;
+            Ok(socket.into())
+        };
+        self.enter(connect).with_context(|| format!("{} cannot connect to {address} from {source}", self.name))
     }
 
     /// Listens on `address` of the host.

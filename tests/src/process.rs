@@ -80,11 +80,11 @@ impl Process {
     }
 
     /// Waits until `ready` succeeds while the process runs.
-    pub fn wait_ready(&mut self, mut ready: impl FnMut() -> Result<()>) -> Result<()> {
+    pub fn wait_ready(&mut self, ready: impl Fn(&Self) -> Result<()>) -> Result<()> {
         let what = format!("{} is ready", self.name);
         // An end is as final as being ready, so it stops the waiting too.
         eventually(&what, || match self.ensure_running() {
-            Ok(()) => ready().map(Ok),
+            Ok(()) => ready(self).map(Ok),
             Err(ended) => Ok(Err(ended)),
         })?
     }

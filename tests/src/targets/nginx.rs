@@ -40,7 +40,7 @@ impl Nginx {
         command.arg("-p").arg(path).arg("-c").arg(&file).args(["-e", "stderr"]);
         let mut process = Process::start("nginx", &mut command)?;
         let address = host.v4(port);
-        process.wait_ready(|| Ok(host.try_connect(address).map(drop)?))?;
+        process.wait_ready(|_| Ok(host.try_connect(address).map(drop)?))?;
         Ok(Self { address, _process: process, _directory: directory })
     }
 

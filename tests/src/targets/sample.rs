@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{Host, Process, binary};
 
@@ -21,7 +21,10 @@ impl Sample {
         let mut command = host.command(binary("sample-target")?);
         command.args(["--name", name, "--listen", &format!("[::]:{port}")]).args(options);
         let mut process = Process::start(name, &mut command)?;
-        process.wait_ready(|| Ok(host.try_connect(address).map(drop)?))?;
+        process.wait_ready(|process| {
+            ensure!(process.stderr().contains("listening on"), "it does not listen yet");
+            Ok(())
+        })?;
         Ok(Self { address, name: name.to_owned(), process })
     }
 
