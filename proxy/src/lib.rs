@@ -1,3 +1,12 @@
 //! landbridge: a layer-4 TCP proxy that joins cloud and on-premises capacity.
 
+pub mod admin;
+pub mod cli;
 pub mod config;
+pub mod fastpath;
+pub mod net;
+mod session;
+mod shared;
+pub mod stats;
+pub mod supervisor;
+mod worker;

@@ -1,3 +1,10 @@
-//! The `landbridge` command.
+//! The `landbridge` command: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use landbridge::cli::{Arguments, execute};
+
+fn main() -> ExitCode {
+    execute(Arguments::parse()).into()
+}

@@ -27,13 +27,11 @@ pub enum SessionEnd {
     BadProxyHeader,
     /// The daemon stopped and the drain deadline passed.
     Drained,
-    /// The daemon itself lacked a resource (file descriptors, memory).
-    LocalError,
 }
 
 impl SessionEnd {
     /// Every end, in a fixed order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::ClientReset,
@@ -46,8 +44,25 @@ impl SessionEnd {
         Self::ListenerFull,
         Self::BadProxyHeader,
         Self::Drained,
-        Self::LocalError,
     ];
+
+    /// Whether the legs that were open are closed in order; otherwise they are reset.
+    pub const fn is_orderly(self) -> bool {
+        match self {
+            Self::ClientClosed
+            | Self::TargetClosed
+            | Self::ConnectFailed
+            | Self::NoTarget
+            | Self::ListenerFull
+            | Self::BadProxyHeader => true,
+            Self::ClientReset
+            | Self::TargetReset
+            | Self::ClientGone
+            | Self::Idle
+            | Self::HalfCloseTimeout
+            | Self::Drained => false,
+        }
+    }
 
     /// The stable code of this end.
     pub const fn code(self) -> &'static str {
@@ -64,7 +79,6 @@ impl SessionEnd {
             Self::ListenerFull => "listener_full",
             Self::BadProxyHeader => "bad_proxy_header",
             Self::Drained => "drained",
-            Self::LocalError => "local_error",
         }
     }
 }

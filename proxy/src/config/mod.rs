@@ -3,11 +3,33 @@
 //! [`Config::load`] reads a file, [`Config::parse`] a text. Both report every problem of the text at once
 //! ([`Problems`]), each with its path, its line and what would be right. Only `raw` knows TOML.
 
+mod address;
+mod binds;
+mod fault;
+mod group;
+mod listener;
+mod load;
+mod names;
+mod not_yet;
+mod notes;
+mod problem;
+mod process;
+mod raw;
+mod references;
+mod suggest;
+mod tcp;
+mod unique;
+pub mod units;
+mod values;
+
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use landbridge_core::select::Balance;
+
+pub use self::load::LoadError;
+pub use self::problem::{Problem, Problems};
 
 /// A whole configuration file, valid in itself: every name that is referred to exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +65,7 @@ pub struct Admin {
 pub struct Listener {
     /// Unique among the listeners.
     pub name: String,
-    /// At least one; unique over all listeners.
+    /// At least one; unique over all listeners. An IPv6 address takes no IPv4 connections (IPV6_V6ONLY).
     pub bind: Vec<SocketAddr>,
     /// Indexes into [`Config::groups`], at least one, no duplicates.
     pub groups: Vec<usize>,

@@ -1,0 +1,99 @@
+//! `/metrics`: the counters of the data plane, summed over the workers when somebody asks.
+
+use landbridge_core::end::SessionEnd;
+use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use crate::net::dial::FailureReason;
+use crate::shared::Shared;
+use crate::stats::{Carrier, Direction, Ends};
+
+/// The Prometheus registry of this process.
+pub(super) struct Metrics {
+    recorder: PrometheusRecorder,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        with_local_recorder(&recorder, describe);
+        Self { recorder }
+    }
+
+    /// The current values as Prometheus text.
+    pub(super) fn render(&self, shared: &Shared) -> String {
+        with_local_recorder(&self.recorder, || publish(shared));
+        self.recorder.handle().render()
+    }
+}
+
+fn describe() {
+    describe_counter!("landbridge_sessions_total", "Sessions that ended, by how they ended.");
+    describe_counter!("landbridge_bytes_total", "Bytes forwarded, by direction and what carried them.");
+    describe_counter!(
+        "landbridge_accept_failures_total",
+        "Connections that could not be accepted, for want of resources."
+    );
+    describe_counter!("landbridge_target_connects_total", "Connects to the target that were tried.");
+    describe_counter!("landbridge_target_connect_failures_total", "Connects to the target that failed, by reason.");
+    describe_gauge!("landbridge_target_sessions", "Sessions that the target has now.");
+    describe_gauge!("landbridge_target_weight", "The target's weight inside its group.");
+    describe_gauge!("landbridge_build_info", "1, with the version as a label.");
+}
+
+fn publish(shared: &Shared) {
+    gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    for (index, listener) in shared.config.listeners.iter().enumerate() {
+        let labels = [("listener", listener.name.clone())];
+        let cells = shared.stats.listener_cells(index);
+        publish_ends(&labels, cells.iter().map(|cell| &cell.ends));
+        let failures = cells.iter().map(|cell| cell.accept_failures.get()).sum();
+        counter!("landbridge_accept_failures_total", &labels).absolute(failures);
+
+        for (id, cells) in shared.stats.routes(index) {
+            let (group, target) = shared.target(id);
+            let labels =
+                [("listener", listener.name.clone()), ("group", group.name.clone()), ("target", target.name.clone())];
+            publish_ends(&labels, cells.iter().map(|cell| &cell.ends));
+            let connects = cells.iter().map(|cell| cell.connects.get()).sum();
+            counter!("landbridge_target_connects_total", &labels).absolute(connects);
+            for reason in FailureReason::ALL {
+                let failures = cells.iter().map(|cell| cell.failures(reason).get()).sum();
+                let labels = with(&labels, [("reason", reason.label())]);
+                counter!("landbridge_target_connect_failures_total", &labels).absolute(failures);
+            }
+            for direction in Direction::ALL {
+                for carrier in Carrier::ALL {
+                    let bytes = cells.iter().map(|cell| cell.bytes(direction, carrier).get()).sum();
+                    let labels = with(&labels, [("direction", direction.label()), ("datapath", carrier.label())]);
+                    counter!("landbridge_bytes_total", &labels).absolute(bytes);
+                }
+            }
+        }
+    }
+    for (group_index, group) in shared.config.groups.iter().enumerate() {
+        for (target_index, target) in group.targets.iter().enumerate() {
+            let labels = [("group", group.name.clone()), ("target", target.name.clone())];
+            let id = landbridge_core::select::TargetId { group: group_index, target: target_index };
+            gauge!("landbridge_target_sessions", &labels).set(shared.sessions(id));
+            gauge!("landbridge_target_weight", &labels).set(target.weight);
+        }
+    }
+}
+
+/// One series per end that was seen: most never are.
+fn publish_ends<'a>(labels: &[(&'static str, String)], ends: impl Iterator<Item = &'a Ends> + Clone) {
+    for end in SessionEnd::ALL {
+        let count: u64 = ends.clone().map(|ends| ends.of(end).get()).sum();
+        if count > 0 {
+            counter!("landbridge_sessions_total", &with(labels, [("end", end.code())])).absolute(count);
+        }
+    }
+}
+
+fn with<const N: usize>(
+    labels: &[(&'static str, String)],
+    more: [(&'static str, &str); N],
+) -> Vec<(&'static str, String)> {
+    labels.iter().cloned().chain(more.map(|(key, value)| (key, value.to_owned()))).collect()
+}

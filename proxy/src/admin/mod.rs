@@ -1,0 +1,116 @@
+//! The admin address: `/metrics`, `/livez` and `/readyz`, read-only, for operators and health checks.
+//!
+//! Tasks: one that accepts, one per connection; cancelling loses an answer at most.
+
+mod metrics;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use crate::shared::Shared;
+use crate::worker::Phase;
+use metrics::Metrics;
+
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait after an accept that failed, which is for want of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Why there is no admin server.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address could not be bound.
+    #[error("cannot listen on {address} (admin.listen): {source}")]
+    Bind {
+        /// `admin.listen`
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+struct Admin {
+    shared: Arc<Shared>,
+    phase: watch::Receiver<Phase>,
+    metrics: Metrics,
+}
+
+/// Binds `address` and serves it for as long as the runtime lives.
+pub(crate) async fn start(
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    phase: watch::Receiver<Phase>,
+) -> Result<(), AdminError> {
+    let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
+    info!(%address, "admin address: /metrics /livez /readyz");
+    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new() });
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _peer)) => drop(tokio::spawn(serve(Arc::clone(&admin), stream))),
+                Err(error) => {
+                    debug!("admin address: {error}");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn serve(admin: Arc<Admin>, stream: tokio::net::TcpStream) {
+    let answer = service_fn(|request: Request<Incoming>| {
+        let response = admin.answer(request.method(), request.uri().path());
+        async { Ok::<_, Infallible>(response) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+    if let Err(error) = served {
+        debug!("admin address: {error}");
+    }
+}
+
+impl Admin {
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        let (status, text) = match path {
+            "/metrics" | "/livez" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned())
+            }
+            "/metrics" => (StatusCode::OK, self.metrics.render(&self.shared)),
+            "/livez" => (StatusCode::OK, "alive\n".to_owned()),
+            "/readyz" if *self.phase.borrow() != Phase::Serving => {
+                (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+            }
+            "/readyz" if !self.shared.is_able() => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no group can take a session\n".to_owned())
+            }
+            "/readyz" => (StatusCode::OK, "ready\n".to_owned()),
+            _ => (StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n".to_owned()),
+        };
+        let content_type = if path == "/metrics" { "text/plain; version=0.0.4" } else { "text/plain; charset=utf-8" };
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+}

@@ -1,0 +1,147 @@
+//! `landbridge doctor`: what this machine offers, and what to do about what it does not.
+
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use super::Exit;
+use crate::fastpath::kernel::{BTF, Capability, Kernel};
+use crate::fastpath::{FastPath, OBJECT, SelfTest, Unavailable};
+
+/// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
+///
+/// The exit code says whether something would break. A missing fast path does not: the daemon then works in user space.
+///
+/// # Errors
+/// Writing to stdout.
+pub(super) fn doctor(json: bool) -> io::Result<Exit> {
+    let report = Report::of(&Kernel::observe(), OBJECT, FastPath::start());
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        report.print(&mut out)?;
+    }
+    out.flush()?;
+    Ok(Exit::Good)
+}
+
+/// Everything that was found.
+#[derive(Debug, Serialize)]
+struct Report {
+    kernel: String,
+    checks: Vec<Check>,
+    fast_path: FastPathReport,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: String,
+    ok: bool,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct FastPathReport {
+    available: bool,
+    /// The stable name of the reason if it is not.
+    reason: Option<&'static str>,
+    self_test: Option<SelfTest>,
+}
+
+impl Report {
+    fn of(kernel: &Kernel, object: Option<&[u8]>, fast_path: Result<FastPath, Unavailable>) -> Self {
+        let mut checks = vec![Check::good("kernel", &kernel.release)];
+        for capability in Capability::ALL {
+            checks.push(if kernel.holds(capability) {
+                Check::good(capability, "held")
+            } else {
+                let remedy = Unavailable::NoCapability { missing: vec![capability] }.remedy();
+                Check::bad(capability, "not held", remedy)
+            });
+        }
+        checks.push(if kernel.btf {
+            Check::good("kernel types", BTF)
+        } else {
+            Check::bad("kernel types", format!("no {BTF}"), Unavailable::NoBtf.remedy())
+        });
+        checks.push(match object {
+            Some(object) => Check::good("fast path built in", format!("{} bytes of eBPF", object.len())),
+            None => Check::bad("fast path built in", "no eBPF object", Unavailable::NotBuilt.remedy()),
+        });
+        checks.extend(fast_path_checks(&fast_path));
+
+        let fast_path = match fast_path {
+            Ok(started) => FastPathReport { available: true, reason: None, self_test: Some(*started.self_test()) },
+            Err(why) => FastPathReport { available: false, reason: Some(why.reason()), self_test: None },
+        };
+        Self { kernel: kernel.release.clone(), checks, fast_path }
+    }
+
+    fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
+        for check in &self.checks {
+            let mark = if check.ok { "ok" } else { "no" };
+            writeln!(out, "{mark}  {:<20}{}", check.name, check.detail)?;
+            if let Some(remedy) = check.remedy {
+                writeln!(out, "    {:<20}-> {remedy}", "")?;
+            }
+        }
+        match self.fast_path.reason {
+            None => writeln!(out, "\nThe fast path is available."),
+            Some(reason) => writeln!(out, "\nNo fast path ({reason}): all bytes move in user space."),
+        }
+    }
+}
+
+fn fast_path_checks(fast_path: &Result<FastPath, Unavailable>) -> Vec<Check> {
+    const LOADED: &str = "fast path loaded";
+    const SELF_TEST: &str = "self-test";
+    match fast_path {
+        Ok(started) => {
+            let SelfTest { sent_bytes, kernel, took_us } = started.self_test();
+            let seen = format!(
+                "{sent_bytes} bytes sent, {} bytes in {} packets redirected by the kernel, {took_us} us",
+                kernel.redirected_bytes, kernel.redirected_packets
+            );
+            vec![Check::good(LOADED, "verdict attached"), Check::good(SELF_TEST, seen)]
+        }
+        Err(why @ Unavailable::SelfTestFailed { .. }) => {
+            vec![Check::good(LOADED, "verdict attached"), Check::bad(SELF_TEST, why.chain(), why.remedy())]
+        }
+        Err(why) => vec![Check::bad(LOADED, why.chain(), why.remedy())],
+    }
+}
+
+impl Check {
+    fn good(name: impl ToString, detail: impl ToString) -> Self {
+        Self { name: name.to_string(), ok: true, detail: detail.to_string(), remedy: None }
+    }
+
+    fn bad(name: impl ToString, detail: impl ToString, remedy: &'static str) -> Self {
+        Self { name: name.to_string(), ok: false, detail: detail.to_string(), remedy: Some(remedy) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_without_the_object_says_so_and_what_to_do() {
+        let report = Report::of(&Kernel::observe(), None, Err(Unavailable::NotBuilt));
+        let mut text = Vec::new();
+        report.print(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("no  fast path built in"), "{text}");
+        assert!(text.contains("-> build with `cargo xtask build`"), "{text}");
+        assert!(text.ends_with("No fast path (not_built): all bytes move in user space.\n"), "{text}");
+
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["fast_path"]["reason"], "not_built");
+        assert_eq!(json["fast_path"]["available"], false);
+    }
+}

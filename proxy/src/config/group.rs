@@ -1,0 +1,141 @@
+//! `[[group]]` with `[group.tcp]` and `[[group.target]]`: the targets of one place.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use landbridge_core::select::Balance;
+
+use super::address::{self, TargetFault};
+use super::notes::{Noted, Place};
+use super::raw::{Table, Value};
+use super::references::Groups;
+use super::suggest::quoted;
+use super::unique::Unique;
+use super::values::{Limits, MILLISECOND};
+use super::{Dial, Group, ProxyVersion, Target, names, not_yet, tcp};
+
+const GROUP_WEIGHT: u16 = 100;
+const TARGET_WEIGHT: u16 = 1;
+/// More sessions than this do not fit into a process: see the limit of a listener.
+const MOST_CONNECTIONS: u32 = 1_000_000;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// After about two minutes the kernel itself gives up (tcp_syn_retries, ip-sysctl.rst).
+const CONNECT_LIMITS: Limits =
+    Limits { least: MILLISECOND, most: Duration::from_mins(2), step: MILLISECOND, zero: None };
+const CONNECT_RETRIES: u32 = 2;
+/// The client waits for all of them, one after the other.
+const MOST_CONNECT_RETRIES: u32 = 16;
+
+const BALANCES: &[(&str, Balance)] = &[
+    ("weighted-round-robin", Balance::WeightedRoundRobin),
+    ("least-connections", Balance::LeastConnections),
+    ("random-two", Balance::RandomTwo),
+    ("source-hash", Balance::SourceHash),
+];
+const SEND_PROXY: &[(&str, Option<ProxyVersion>)] =
+    &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
+
+/// Reads one `[[group]]`.
+pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Groups<'d>) -> Result<Group, Noted> {
+    let mut written_name = None;
+    let name = table.required("name", "name = \"onprem\"", |v| {
+        written_name = Some(v.text("onprem")?.to_owned());
+        let name = v.parse("onprem", names::own)?;
+        names.add(quoted(&name), v.place()).map(|()| name)
+    });
+    let tier = table.or("tier", 0, |v| v.number(0..=u16::MAX));
+    let weight = table.or("weight", GROUP_WEIGHT, |v| v.number(0..=u16::MAX));
+    let balance = table.or("balance", Balance::WeightedRoundRobin, |v| v.choice(BALANCES));
+    let send_proxy = table.or("send_proxy", None, |v| v.choice(SEND_PROXY));
+
+    let tcp_table = table.table("tcp");
+    let tcp = tcp::options(&tcp_table);
+    let connect_timeout = tcp_table.or("connect_timeout", CONNECT_TIMEOUT, |v| v.duration(&CONNECT_LIMITS));
+    let connect_retries = tcp_table.or("connect_retries", CONNECT_RETRIES, |v| v.number(0..=MOST_CONNECT_RETRIES));
+    let source = tcp_table.optional("source", |v| Ok((v.parse("100.92.0.10", address::source)?, v.place().clone())));
+    tcp_table.finish();
+
+    let targets = targets(&table);
+    let addresses: Vec<_> = targets.iter().flatten().map(|target| target.address).collect();
+    if let Ok(Some((source, place))) = &source {
+        check_family(*source, &addresses, place);
+    }
+    if targets.is_empty() {
+        let line = table.place().line();
+        table.place().key("target", line).unfit("no target", "add [[group.target]] with address = \"10.0.0.1:8000\"");
+    }
+    let known_name = written_name.map_or_else(|| name.clone(), Ok);
+    all_groups.add(table.place().clone(), known_name, addresses);
+    table.finish();
+
+    Ok(Group {
+        name: name?,
+        tier: tier?,
+        weight: weight?,
+        balance: balance?,
+        send_proxy: send_proxy?,
+        dial: Dial {
+            connect_timeout: connect_timeout?,
+            connect_retries: connect_retries?,
+            source: source?.map(|(source, _)| source),
+        },
+        tcp: tcp?,
+        targets: targets.into_iter().collect::<Result<_, _>>()?,
+    })
+}
+
+fn targets(table: &Table<'_>) -> Vec<Result<Target, Noted>> {
+    let mut names = Unique::new("give each target of a group its own name");
+    let mut addresses = Unique::new("remove one of them; more weight gives a target more sessions");
+    table.tables("target").into_iter().map(|table| target(table?, &mut names, &mut addresses)).collect()
+}
+
+fn target(table: Table<'_>, names: &mut Unique, addresses: &mut Unique) -> Result<Target, Noted> {
+    let address = table.required("address", "address = \"10.0.0.1:8000\"", |v| {
+        let address = target_address(&v)?;
+        addresses.add(address.to_string(), v.place()).map(|()| address)
+    });
+    let name = table.optional("name", |v| {
+        let name = v.parse("gpu-1", names::own)?;
+        names.add(quoted(&name), v.place()).map(|()| name)
+    });
+    let weight = table.or("weight", TARGET_WEIGHT, |v| v.number(0..=u16::MAX));
+    let max_connections = table.or("max_connections", 0, |v| v.number(0..=MOST_CONNECTIONS));
+    let place = table.place().clone();
+    table.finish();
+
+    let address = address?;
+    let name = match name? {
+        Some(name) => name,
+        None => {
+            let name = address.to_string();
+            names.add(quoted(&name), &place)?;
+            name
+        }
+    };
+    let max_connections = Some(max_connections?).filter(|&limit| limit > 0);
+    Ok(Target { name, address, weight: weight?, max_connections })
+}
+
+fn target_address(value: &Value<'_>) -> Result<SocketAddr, Noted> {
+    let text = value.text("10.0.0.1:8000")?;
+    address::target(text).map_err(|fault| {
+        match (fault, not_yet::find_value(&value.place().option(), not_yet::DNS_NAMES)) {
+            (TargetFault::Wrong(fault), _) => value.place().wrong(fault.what, fault.remedy),
+            (TargetFault::DnsName, Some(entry)) => value.place().wrong(entry.what(), entry.instead),
+            (TargetFault::DnsName, None) => value.place().wrong("is a DNS name", "give an IP address"),
+        }
+    })
+}
+
+/// A socket bound to an address of one family cannot connect to the other.
+fn check_family(source: IpAddr, targets: &[SocketAddr], place: &Place<'_>) {
+    if let Some(target) = targets.iter().find(|target| target.is_ipv4() != source.is_ipv4()) {
+        let (own, other) = if source.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        place.unfit(
+            format!("{source} is {own} and cannot connect to target {target}"),
+            format!("give an {other} source, or put the {other} targets into a group of their own"),
+        );
+    }
+}

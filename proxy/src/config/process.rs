@@ -1,0 +1,49 @@
+//! `[runtime]` and `[admin]`: what concerns the process as a whole.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::binds::Binds;
+use super::notes::Noted;
+use super::raw::{Table, Value};
+use super::values::{Limits, MILLISECOND};
+use super::{Admin, Runtime, address};
+
+/// More workers than any machine has CPUs to run them; each one costs a thread and a socket per bound address.
+const MOST_WORKERS: usize = 1024;
+
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
+/// A day is longer than any download; a daemon that does not end in that time is stuck.
+const DRAIN_LIMITS: Limits =
+    Limits { least: Duration::ZERO, most: Duration::from_hours(24), step: MILLISECOND, zero: None };
+
+/// On this machine only: metrics tell names and addresses.
+const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+
+/// Reads `[runtime]`.
+pub(super) fn runtime(table: Table<'_>) -> Result<Runtime, Noted> {
+    let workers = table.or("workers", 0, |v| v.number(0..=MOST_WORKERS));
+    let drain_timeout = table.or("drain_timeout", DRAIN_TIMEOUT, |v| v.duration(&DRAIN_LIMITS));
+    table.finish();
+    Ok(Runtime { workers: NonZeroUsize::new(workers?), drain_timeout: drain_timeout? })
+}
+
+/// Reads `[admin]`.
+pub(super) fn admin(table: Table<'_>, binds: &mut Binds) -> Result<Admin, Noted> {
+    let listen = table.optional("listen", |v| admin_listen(&v, binds));
+    if listen == Ok(None) {
+        binds.claim_default(ADMIN_LISTEN, "admin.listen");
+    }
+    table.finish();
+    Ok(Admin { listen: listen?.unwrap_or(Some(ADMIN_LISTEN)) })
+}
+
+fn admin_listen(value: &Value<'_>, binds: &mut Binds) -> Result<Option<SocketAddr>, Noted> {
+    let example = "127.0.0.1:9900";
+    if value.text(example)? == "off" {
+        return Ok(None);
+    }
+    let address = value.parse(example, address::bind)?;
+    binds.claim(address, value.place()).map(Some)
+}

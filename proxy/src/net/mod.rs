@@ -1,0 +1,7 @@
+//! Sockets: listening, connecting, and moving bytes between the two legs of a session.
+
+pub mod dial;
+pub mod listener;
+pub mod options;
+pub mod proxy_protocol;
+pub mod relay;

@@ -1,0 +1,70 @@
+//! Socket options of a leg, and its end by RST.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpStream;
+
+use crate::config::TcpOptions;
+
+/// Keepalive probes without an answer before the leg counts as dead.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// A socket option that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{option} {value}: {source}")]
+pub struct OptionError {
+    option: &'static str,
+    value: String,
+    #[source]
+    source: io::Error,
+}
+
+/// A non-blocking TCP socket of the family of `address`.
+pub(super) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+
+/// Sets what `options` says on a leg, and TCP_NODELAY: a proxy adds no delay of its own to small writes.
+///
+/// Accepted sockets inherit all of this from their listening socket.
+pub(super) fn apply(socket: &Socket, options: &TcpOptions) -> Result<(), OptionError> {
+    check("TCP_NODELAY", "on", socket.set_tcp_nodelay(true))?;
+    if let Some(idle) = options.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(idle).with_retries(KEEPALIVE_PROBES);
+        check("keepalive", duration(idle), socket.set_tcp_keepalive(&keepalive))?;
+    }
+    if let Some(timeout) = options.user_timeout {
+        check("user_timeout", duration(timeout), socket.set_tcp_user_timeout(Some(timeout)))?;
+    }
+    if let Some(name) = &options.congestion {
+        check("congestion", name, socket.set_tcp_congestion(name.as_bytes()))?;
+    }
+    if let Some(name) = &options.interface {
+        check("interface", name, socket.bind_device(Some(name.as_bytes())))?;
+    }
+    Ok(())
+}
+
+/// Lets the kernel choose a source port at connect time, per destination, instead of at bind time for all.
+pub(super) fn bind_address_no_port(socket: &Socket) -> Result<(), OptionError> {
+    let set = setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from);
+    check("IP_BIND_ADDRESS_NO_PORT", "on", set)
+}
+
+/// Makes the kernel end this connection with an RST when the socket is closed, and drop what is unsent.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    // Fails only on a socket that is closed already, and then there is nothing to reset.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+fn check(option: &'static str, value: impl ToString, result: io::Result<()>) -> Result<(), OptionError> {
+    result.map_err(|source| OptionError { option, value: value.to_string(), source })
+}
+
+fn duration(value: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(value)
+}

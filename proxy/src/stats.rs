@@ -1,0 +1,174 @@
+//! Counters of the data plane: written by one worker each, summed when somebody looks.
+//!
+//! A session belongs to one worker for life, so each worker counts in cells of its own and no cache line travels
+//! between CPUs for a byte that is forwarded.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use landbridge_core::end::SessionEnd;
+use landbridge_core::select::TargetId;
+
+use crate::config::Config;
+use crate::net::dial::FailureReason;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Client to target.
+    Upload,
+    /// Target to client.
+    Download,
+}
+
+impl Direction {
+    /// Both directions, in the order of their cells.
+    pub const ALL: [Self; 2] = [Self::Upload, Self::Download];
+
+    /// The value of the metric label `direction`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Download => "download",
+        }
+    }
+}
+
+/// What carried bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// `recv` and `send`.
+    Copy,
+    /// `splice` through a pipe.
+    Splice,
+}
+
+impl Carrier {
+    /// All carriers, in the order of their cells.
+    pub const ALL: [Self; 2] = [Self::Copy, Self::Splice];
+
+    /// The value of the metric label `datapath`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Splice => "splice",
+        }
+    }
+}
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one listener on one worker that belong to no target.
+// Two cache lines: neighbouring lines are fetched in pairs.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub struct ListenerCell {
+    /// Sessions that ended before they had a target, by end.
+    pub ends: Ends,
+    /// Connections that could not be accepted.
+    pub accept_failures: Counter,
+}
+
+/// The counters of one target under one listener on one worker.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub struct RouteCell {
+    /// Sessions that ended, by end.
+    pub ends: Ends,
+    /// Connects that were tried.
+    pub connects: Counter,
+    /// Connects that failed, in the order of [`FailureReason::ALL`].
+    failures: [Counter; FailureReason::ALL.len()],
+    /// Bytes read from one leg for the other, by direction and carrier.
+    bytes: [[Counter; Carrier::ALL.len()]; Direction::ALL.len()],
+}
+
+impl RouteCell {
+    /// Failed connects for `reason`.
+    pub fn failures(&self, reason: FailureReason) -> &Counter {
+        &self.failures[reason as usize]
+    }
+
+    /// Bytes that `carrier` moved in `direction`.
+    pub fn bytes(&self, direction: Direction, carrier: Carrier) -> &Counter {
+        &self.bytes[direction as usize][carrier as usize]
+    }
+}
+
+/// Sessions by how they ended.
+#[derive(Debug, Default)]
+pub struct Ends([Counter; SessionEnd::ALL.len()]);
+
+impl Ends {
+    /// Sessions that ended as `end`.
+    pub fn of(&self, end: SessionEnd) -> &Counter {
+        &self.0[end as usize]
+    }
+}
+
+/// All counters of a running configuration.
+#[derive(Debug)]
+pub struct Stats {
+    listeners: Vec<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    cells: Box<[ListenerCell]>,
+    routes: Vec<(TargetId, Box<[RouteCell]>)>,
+}
+
+impl Stats {
+    /// Counters at zero for every listener and each of its targets, for `workers` workers.
+    pub fn new(config: &Config, workers: usize) -> Self {
+        let listener = |listener: &crate::config::Listener| {
+            let ids = listener.groups.iter().flat_map(|&group| {
+                (0..config.groups[group].targets.len()).map(move |target| TargetId { group, target })
+            });
+            Listener { cells: cells(workers), routes: ids.map(|id| (id, cells(workers))).collect() }
+        };
+        Self { listeners: config.listeners.iter().map(listener).collect() }
+    }
+
+    /// The cell of `worker` for `listener`.
+    pub fn listener(&self, listener: usize, worker: usize) -> &ListenerCell {
+        &self.listeners[listener].cells[worker]
+    }
+
+    /// The cell of `worker` for the target `id` under `listener`.
+    ///
+    /// # Panics
+    /// If the listener does not use the target's group.
+    pub fn route(&self, listener: usize, id: TargetId, worker: usize) -> &RouteCell {
+        let routes = &self.listeners[listener].routes;
+        let found = routes.iter().find(|(route, _)| *route == id);
+        &found.expect("selection stays inside the listener's groups").1[worker]
+    }
+
+    /// The cells of all workers for `listener`.
+    pub fn listener_cells(&self, listener: usize) -> &[ListenerCell] {
+        &self.listeners[listener].cells
+    }
+
+    /// The targets of `listener`, each with the cells of all workers.
+    pub fn routes(&self, listener: usize) -> impl Iterator<Item = (TargetId, &[RouteCell])> {
+        self.listeners[listener].routes.iter().map(|(id, cells)| (*id, &**cells))
+    }
+}
+
+fn cells<T: Default>(workers: usize) -> Box<[T]> {
+    (0..workers).map(|_| T::default()).collect()
+}

@@ -1,0 +1,153 @@
+//! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
+//!
+//! Tasks: the admin server. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::Socket;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use crate::admin::{self, AdminError};
+use crate::config::Config;
+use crate::fastpath::FastPath;
+use crate::net::listener::{self, BindError};
+use crate::shared::Shared;
+use crate::worker::{self, Phase, WorkerError};
+
+/// Why the daemon could not run, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin server could not be started.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A worker could not be started or ended on its own.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// Signals cannot be received.
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs the daemon until a signal ends it.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let mut signals = Signals::new().map_err(RunError::Signals)?;
+    raise_descriptor_limit();
+    let workers = config.runtime.workers.or_else(|| available_parallelism().ok()).map_or(1, usize::from);
+    let sockets = bind(&config, workers)?;
+    let drain_timeout = config.runtime.drain_timeout;
+    let admin_address = config.admin.listen;
+    let shared = Arc::new(Shared::new(config, workers));
+    let (phase, phase_changes) = watch::channel(Phase::Serving);
+    if let Some(address) = admin_address {
+        admin::start(address, Arc::clone(&shared), phase_changes.clone()).await?;
+    }
+    // Held until the end: the programs are unloaded when it is dropped.
+    let _fastpath = start_fastpath();
+
+    let mut running = FuturesUnordered::new();
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        running.push(worker::start(index, sockets, Arc::clone(&shared), phase_changes.clone())?);
+    }
+    for listener in &shared.config.listeners {
+        info!(listener = listener.name, addresses = ?listener.bind, "listening");
+    }
+    info!(workers, "ready");
+
+    let mut deadline = None;
+    loop {
+        let expired = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            name = signals.recv() => {
+                let serving = *phase.borrow() == Phase::Serving;
+                if serving {
+                    info!(signal = name, timeout = ?drain_timeout, "draining: no new sessions");
+                    phase.send_replace(Phase::Draining);
+                    deadline = Some(Instant::now() + drain_timeout);
+                } else {
+                    info!(signal = name, "ending at once");
+                    phase.send_replace(Phase::Ending);
+                }
+            }
+            () = expired => {
+                warn!("the drain timeout is over: resetting the sessions that are left");
+                deadline = None;
+                phase.send_replace(Phase::Ending);
+            }
+            ended = running.next() => match ended {
+                None => break,
+                Some(result) => result?,
+            },
+        }
+    }
+    info!("ended");
+    Ok(())
+}
+
+/// The sockets of each worker, with the indexes of their listeners; all bound, or none stays so.
+fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, BindError> {
+    let mut sockets: Vec<Vec<(usize, Socket)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        for &address in &listener.bind {
+            for (socket, of_worker) in listener::bind(address, &listener.tcp, workers)?.into_iter().zip(&mut sockets) {
+                of_worker.push((index, socket));
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn start_fastpath() -> Option<FastPath> {
+    match FastPath::start() {
+        Ok(fastpath) => {
+            info!("kernel fast path: loaded and tested");
+            Some(fastpath)
+        }
+        Err(reason) => {
+            warn!("kernel fast path: not available ({reason}); sessions are forwarded in user space");
+            None
+        }
+    }
+}
+
+/// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.
+fn raise_descriptor_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next signal.
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A worker: one thread with a runtime of its own that accepts sessions and keeps each from accept to close.
+//!
+//! Every worker has a listening socket for each address; the kernel spreads connections over them (SO_REUSEPORT).
+//! Tasks: one acceptor per socket, one per session. On [`Phase::Draining`] the acceptors take what is already waiting and
+//! close; on [`Phase::Ending`] the sessions are cancelled, which resets them.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use landbridge_core::end::SessionEnd;
+use socket2::Socket;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{oneshot, watch};
+use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::net::listener::Acceptor;
+use crate::net::relay::Buffers;
+use crate::session;
+use crate::shared::Shared;
+
+/// What the daemon is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Sessions come and go.
+    Serving,
+    /// No new sessions; those that run may finish.
+    Draining,
+    /// The sessions that still run are reset.
+    Ending,
+}
+
+/// What the sessions of one worker share.
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) buffers: Buffers,
+}
+
+/// Why a worker ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Its thread, runtime or sockets could not be set up.
+    #[error("worker {index}: {source}")]
+    Start {
+        /// Which worker.
+        index: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Its thread panicked.
+    #[error("worker {index} panicked")]
+    Panicked {
+        /// Which worker.
+        index: usize,
+    },
+}
+
+/// Starts worker `index` with its `sockets`, each with the index of its listener. The future ends with the worker, which
+/// is when it has no session left after it was told to drain or end.
+pub(crate) fn start(
+    index: usize,
+    sockets: Vec<(usize, Socket)>,
+    shared: Arc<Shared>,
+    phase: watch::Receiver<Phase>,
+) -> Result<impl Future<Output = Result<(), WorkerError>> + use<>, WorkerError> {
+    let (done, ended) = oneshot::channel();
+    let body = move || {
+        let result = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .and_then(|runtime| runtime.block_on(run(index, sockets, shared, phase)));
+        // Nobody listens any more only when the daemon is exiting.
+        let _ = done.send(result);
+    };
+    let started = thread::Builder::new().name(format!("worker-{index}")).spawn(body);
+    started.map_err(|source| WorkerError::Start { index, source })?;
+    Ok(async move {
+        match ended.await {
+            Ok(result) => result.map_err(|source| WorkerError::Start { index, source }),
+            Err(_dropped) => Err(WorkerError::Panicked { index }),
+        }
+    })
+}
+
+async fn run(
+    index: usize,
+    sockets: Vec<(usize, Socket)>,
+    shared: Arc<Shared>,
+    mut phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
+    let worker = Rc::new(Worker { index, shared, buffers: Buffers::new() });
+    let tasks = TaskTracker::new();
+    let ending = CancellationToken::new();
+    for (listener, socket) in sockets {
+        let accept = Accept {
+            worker: Rc::clone(&worker),
+            listener,
+            tasks: tasks.clone(),
+            ending: ending.clone(),
+            acceptor: Acceptor::new(socket)?,
+        };
+        spawn_local(tasks.track_future(accept.run(phase.clone())));
+    }
+    reach(&mut phase, Phase::Draining).await;
+    tasks.close();
+    tokio::select! {
+        () = tasks.wait() => {}
+        () = reach(&mut phase, Phase::Ending) => {
+            ending.cancel();
+            tasks.wait().await;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for `wanted` or a later phase. Cancelling loses nothing.
+async fn reach(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    // An error means that the supervisor is gone; then nobody is left to wait for either.
+    let _ = phase.wait_for(|&phase| phase >= wanted).await;
+}
+
+/// Accepts the sessions of one socket.
+struct Accept {
+    worker: Rc<Worker>,
+    listener: usize,
+    tasks: TaskTracker,
+    ending: CancellationToken,
+    acceptor: Acceptor,
+}
+
+impl Accept {
+    async fn run(mut self, mut phase: watch::Receiver<Phase>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = reach(&mut phase, Phase::Draining) => break,
+                accepted = self.acceptor.accept() => match accepted {
+                    Ok((client, peer)) => self.serve(client, peer),
+                    Err(error) => {
+                        self.cell().accept_failures.add(1);
+                        warn!(listener = self.name(), "{error}");
+                    }
+                },
+            }
+        }
+        // The kernel has completed these handshakes: to close the socket now would reset them.
+        while let Some((client, peer)) = self.acceptor.accept_waiting() {
+            self.serve(client, peer);
+        }
+    }
+
+    fn serve(&self, client: TcpStream, peer: std::net::SocketAddr) {
+        let Some(place) = self.worker.shared.admit(self.listener) else {
+            self.cell().ends.of(SessionEnd::ListenerFull).add(1);
+            return;
+        };
+        let (worker, listener, ending) = (Rc::clone(&self.worker), self.listener, self.ending.clone());
+        spawn_local(self.tasks.track_future(async move {
+            ending.run_until_cancelled(session::serve(&worker, listener, client, peer)).await;
+            drop(place);
+        }));
+    }
+
+    fn cell(&self) -> &crate::stats::ListenerCell {
+        self.worker.shared.stats.listener(self.listener, self.worker.index)
+    }
+
+    fn name(&self) -> &str {
+        &self.worker.shared.config.listeners[self.listener].name
+    }
+}
