@@ -6,12 +6,13 @@ use std::time::Duration;
 use landbridge_core::select::Balance;
 
 use super::address::{self, TargetFault};
+use super::limits::{Limits, MILLISECOND};
+use super::not_yet::NotYet;
 use super::notes::{Noted, Place};
 use super::raw::{Table, Value};
 use super::references::Groups;
 use super::suggest::quoted;
 use super::unique::Unique;
-use super::values::{Limits, MILLISECOND};
 use super::{Dial, Group, ProxyVersion, Target, names, not_yet, tcp};
 
 const GROUP_WEIGHT: u16 = 100;
@@ -56,17 +57,17 @@ pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Gr
     let source = tcp_table.optional("source", |v| Ok((v.parse("100.92.0.10", address::source)?, v.place().clone())));
     tcp_table.finish();
 
-    let targets = targets(&table);
-    let addresses: Vec<_> = targets.iter().flatten().map(|target| target.address).collect();
+    let mut seen = Seen::default();
+    let targets: Vec<_> = table.tables("target").into_iter().map(|table| target(table?, &mut seen)).collect();
     if let Ok(Some((source, place))) = &source {
-        check_family(*source, &addresses, place);
+        check_family(*source, &seen.addresses, place);
     }
     if targets.is_empty() {
         let line = table.place().line();
         table.place().key("target", line).unfit("no target", "add [[group.target]] with address = \"10.0.0.1:8000\"");
     }
     let known_name = written_name.map_or_else(|| name.clone(), Ok);
-    all_groups.add(table.place().clone(), known_name, addresses);
+    all_groups.add(table.place().clone(), known_name, seen.addresses);
     table.finish();
 
     Ok(Group {
@@ -85,20 +86,32 @@ pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Gr
     })
 }
 
-fn targets(table: &Table<'_>) -> Vec<Result<Target, Noted>> {
-    let mut names = Unique::new("give each target of a group its own name");
-    let mut addresses = Unique::new("remove one of them; more weight gives a target more sessions");
-    table.tables("target").into_iter().map(|table| target(table?, &mut names, &mut addresses)).collect()
+/// The targets of a group so far, also those that are wrong in some other way.
+struct Seen {
+    names: Unique,
+    unique_addresses: Unique,
+    addresses: Vec<SocketAddr>,
 }
 
-fn target(table: Table<'_>, names: &mut Unique, addresses: &mut Unique) -> Result<Target, Noted> {
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            names: Unique::new("give each target of a group its own name"),
+            unique_addresses: Unique::new("remove one of them; more weight gives a target more sessions"),
+            addresses: Vec::new(),
+        }
+    }
+}
+
+fn target(table: Table<'_>, seen: &mut Seen) -> Result<Target, Noted> {
     let address = table.required("address", "address = \"10.0.0.1:8000\"", |v| {
         let address = target_address(&v)?;
-        addresses.add(address.to_string(), v.place()).map(|()| address)
+        seen.addresses.push(address);
+        seen.unique_addresses.add(address.to_string(), v.place()).map(|()| address)
     });
     let name = table.optional("name", |v| {
         let name = v.parse("gpu-1", names::own)?;
-        names.add(quoted(&name), v.place()).map(|()| name)
+        seen.names.add(quoted(&name), v.place()).map(|()| name)
     });
     let weight = table.or("weight", TARGET_WEIGHT, |v| v.number(0..=u16::MAX));
     let max_connections = table.or("max_connections", 0, |v| v.number(0..=MOST_CONNECTIONS));
@@ -110,7 +123,7 @@ fn target(table: Table<'_>, names: &mut Unique, addresses: &mut Unique) -> Resul
         Some(name) => name,
         None => {
             let name = address.to_string();
-            names.add(quoted(&name), &place)?;
+            seen.names.add(quoted(&name), &place)?;
             name
         }
     };
@@ -120,11 +133,12 @@ fn target(table: Table<'_>, names: &mut Unique, addresses: &mut Unique) -> Resul
 
 fn target_address(value: &Value<'_>) -> Result<SocketAddr, Noted> {
     let text = value.text("10.0.0.1:8000")?;
-    address::target(text).map_err(|fault| {
-        match (fault, not_yet::find_value(&value.place().option(), not_yet::DNS_NAMES)) {
-            (TargetFault::Wrong(fault), _) => value.place().wrong(fault.what, fault.remedy),
-            (TargetFault::DnsName, Some(entry)) => value.place().wrong(entry.what(), entry.instead),
-            (TargetFault::DnsName, None) => value.place().wrong("is a DNS name", "give an IP address"),
+    address::target(text).map_err(|fault| match fault {
+        TargetFault::Wrong(fault) => value.place().wrong(fault.what, fault.remedy),
+        TargetFault::DnsName => {
+            let entry = not_yet::find_value(&value.place().option(), not_yet::DNS_NAMES);
+            let what = entry.map_or_else(|| "is a DNS name".to_owned(), NotYet::what);
+            value.place().wrong(what, entry.map_or("give an IP address", |entry| entry.instead))
         }
     })
 }

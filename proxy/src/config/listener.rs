@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::binds::{Binds, overlap};
+use super::limits::{Limits, MILLISECOND};
 use super::notes::Noted;
 use super::raw::Table;
 use super::references::Groups;
 use super::suggest::quoted;
 use super::unique::Unique;
-use super::values::{Limits, MILLISECOND};
 use super::{AcceptProxy, Datapath, Listener, address, names, tcp};
 
 const MAX_CONNECTIONS: u32 = 20_000;

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::binds::Binds;
 use super::notes::Noted;
-use super::problem::Problems;
+use super::problem::{Problem, Problems};
 use super::raw::{Document, Table};
 use super::references::Groups;
 use super::unique::Unique;
@@ -65,12 +65,12 @@ impl Config {
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, Problems> {
         if bytes.len() as u64 > LARGEST_FILE {
-            return Err(Problems::of_text(1, "the file is larger than 1 MiB", "give a configuration file"));
+            return Err(Problem::of_text(1, "the file is larger than 1 MiB", "give a configuration file").into());
         }
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let before = &bytes[..error.valid_up_to()];
             let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-            Problems::of_text(line, "the line is not UTF-8 text", "save the file as UTF-8")
+            Problem::of_text(line, "the line is not UTF-8 text", "save the file as UTF-8")
         })?;
         Self::parse(text)
     }
@@ -83,7 +83,8 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read(top: Table<'_>) -> Result<Config, Noted> {
+/// Reads all sections, in the order in which they refer to each other.
+pub(super) fn read(top: Table<'_>) -> Result<Config, Noted> {
     let mut binds = Binds::default();
     let runtime = process::runtime(top.table("runtime"));
     let admin = process::admin(top.table("admin"), &mut binds);

@@ -5,8 +5,11 @@
 
 mod address;
 mod binds;
+#[cfg(test)]
+mod documented;
 mod fault;
 mod group;
+mod limits;
 mod listener;
 mod load;
 mod names;

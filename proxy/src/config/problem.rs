@@ -16,6 +16,13 @@ pub struct Problem {
     pub remedy: String,
 }
 
+impl Problem {
+    /// A problem that concerns the text, not an option.
+    pub(super) fn of_text(line: usize, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { path: String::new(), line, what: what.into(), remedy: remedy.into() }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, line, what, remedy } = self;
@@ -41,11 +48,6 @@ impl Problems {
     /// Whether nothing is wrong; never for problems that a caller outside got.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// A single problem that concerns the text, not an option.
-    pub(super) fn of_text(line: usize, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self(vec![Problem { path: String::new(), line, what: what.into(), remedy: remedy.into() }])
     }
 
     /// The problems, in the order of the lines.
@@ -79,6 +81,12 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
 
 impl<'a> IntoIterator for &'a Problems {
     type Item = &'a Problem;

@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::binds::Binds;
+use super::limits::{Limits, MILLISECOND};
 use super::notes::Noted;
 use super::raw::{Table, Value};
-use super::values::{Limits, MILLISECOND};
 use super::{Admin, Runtime, address};
 
 /// More workers than any machine has CPUs to run them; each one costs a thread and a socket per bound address.

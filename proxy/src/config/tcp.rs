@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::limits::{Limits, MILLISECOND};
 use super::notes::Noted;
 use super::raw::Table;
-use super::values::{Limits, MILLISECOND};
 use super::{TcpOptions, names};
 
 const KEEPALIVE: Duration = Duration::from_secs(15);

@@ -5,25 +5,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::fault::Fault;
+use super::limits::Limits;
 use super::not_yet;
 use super::notes::Noted;
 use super::raw::{Kind, Value};
 use super::suggest::{one_of, quoted};
-use super::units;
-
-/// Which durations an option takes.
-#[derive(Debug)]
-pub(super) struct Limits {
-    pub(super) least: Duration,
-    pub(super) most: Duration,
-    /// The resolution of what the duration is given to.
-    pub(super) step: Duration,
-    /// What "0s" means, where it has a meaning of its own.
-    pub(super) zero: Option<&'static str>,
-}
-
-/// The resolution of timers.
-pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 
 impl<'d> Value<'d> {
     /// A whole number in a range.
@@ -32,13 +18,13 @@ impl<'d> Value<'d> {
         T: Copy + Display + PartialOrd + TryFrom<i128>,
     {
         let remedy = || format!("use a whole number from {} to {}", range.start(), range.end());
+        let in_range = |number: i128| T::try_from(number).ok().filter(|number| range.contains(number));
         match self.kind() {
             Kind::Integer(number) => number
-                .and_then(|number| T::try_from(number).ok())
-                .filter(|number| range.contains(number))
+                .and_then(in_range)
                 .ok_or_else(|| self.place().wrong(format!("{} is out of range", self.shown()), remedy())),
-            Kind::Text(text) if text.parse::<i128>().is_ok() => {
-                Err(self.mistyped("a number", format!("write {text} without quotes")))
+            Kind::Text(text) if text.parse().ok().and_then(in_range).is_some() => {
+                Err(self.mistyped("a whole number", format!("write {text} without quotes")))
             }
             _ => Err(self.mistyped("a whole number", remedy())),
         }
@@ -46,32 +32,15 @@ impl<'d> Value<'d> {
 
     /// A duration within limits; "0s" only if the limits include it.
     pub(super) fn duration(&self, limits: &Limits) -> Result<Duration, Noted> {
-        let text = match self.kind() {
-            Kind::Text(text) => text,
-            Kind::Integer(Some(seconds @ 0..)) => {
-                return Err(self.mistyped("a duration", format!("write \"{seconds}s\"")));
+        match self.kind() {
+            Kind::Text(text) => limits.read(text).map_err(|fault| self.fault(fault)),
+            Kind::Integer(number) => {
+                let meant = number.and_then(|number| limits.meant_by(number));
+                let remedy = meant.map_or_else(|| limits.remedy(), |meant| format!("write \"{meant}\""));
+                Err(self.mistyped("a duration", remedy))
             }
-            _ => return Err(self.mistyped("a duration", limits.remedy())),
-        };
-        let duration = units::duration(text).map_err(|error| self.fault(error.into()))?;
-        if limits.zero.is_some() && duration.is_zero() {
-            return Ok(duration);
+            _ => Err(self.mistyped("a duration", limits.remedy())),
         }
-        if duration.is_zero() && !limits.least.is_zero() {
-            return Err(self.place().wrong(format!("{} makes no sense here", quoted(text)), limits.remedy()));
-        }
-        if !(limits.least..=limits.most).contains(&duration) {
-            let what = if duration < limits.least { "too short" } else { "too long" };
-            return Err(self.place().wrong(format!("{} is {what}", quoted(text)), limits.remedy()));
-        }
-        if !duration.as_nanos().is_multiple_of(limits.step.as_nanos()) {
-            let step = units::written(limits.step);
-            return Err(self.place().wrong(
-                format!("{} is finer than this option can be", quoted(text)),
-                format!("use a multiple of \"{step}\""),
-            ));
-        }
-        Ok(duration)
     }
 
     /// A duration within limits, or "0s" for none.
@@ -128,14 +97,5 @@ impl<'d> Value<'d> {
 
     fn fault(&self, fault: Fault) -> Noted {
         self.place().wrong(fault.what, fault.remedy)
-    }
-}
-
-impl Limits {
-    fn remedy(&self) -> String {
-        let (least, most) = (units::written(self.least), units::written(self.most));
-        let whole = if self.step == MILLISECOND { "" } else { " in whole seconds" };
-        let zero = self.zero.map(|meaning| format!(", or \"0s\": {meaning}")).unwrap_or_default();
-        format!("use a duration from \"{least}\" to \"{most}\"{whole}{zero}")
     }
 }

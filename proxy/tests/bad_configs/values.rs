@@ -25,6 +25,21 @@ pub(crate) const CASES: &[Case] = &[
         problems: &[("listener[0].idle_timeout", 5, "2 is a whole number, not a duration", r#"write "2s""#)],
     },
     Case {
+        name: "number that fits only as milliseconds",
+        text: After(6, "[group.tcp]\nconnect_timeout = 250"),
+        problems: &[("group[0].tcp.connect_timeout", 8, "250 is a whole number, not a duration", r#"write "250ms""#)],
+    },
+    Case {
+        name: "number that fits as no duration",
+        text: After(6, "[group.tcp]\nconnect_timeout = 0"),
+        problems: &[("group[0].tcp.connect_timeout", 8, "not a duration", r#"from "1ms" to "2m""#)],
+    },
+    Case {
+        name: "string with a number out of range",
+        text: After(6, r#"weight = "70000""#),
+        problems: &[("group[0].weight", 7, "is a string, not a whole number", "from 0 to 65535")],
+    },
+    Case {
         name: "duration without a unit",
         text: After(4, r#"idle_timeout = "2""#),
         problems: &[("listener[0].idle_timeout", 5, r#""2" has no unit"#, r#"write "2s""#)],
@@ -55,7 +70,7 @@ pub(crate) const CASES: &[Case] = &[
         problems: &[(
             "listener[0].max_connections",
             5,
-            r#""100" is a string, not a number"#,
+            r#""100" is a string, not a whole number"#,
             "write 100 without quotes",
         )],
     },

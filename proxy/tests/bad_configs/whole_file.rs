@@ -173,6 +173,28 @@ address = "10.0.0.2:80""#,
         )],
     },
     Case {
+        name: "source of another family and a target that is wrong besides",
+        text: Line(7, "tcp = { source = \"fd00::2\" }\n[[group.target]]\nweight = -1"),
+        problems: &[
+            ("group[0].tcp.source", 7, "fd00::2 is IPv6", "give an IPv4 source"),
+            ("group[0].target[0].weight", 9, "-1 is out of range", "from 0 to 65535"),
+        ],
+    },
+    Case {
+        name: "listener over IPv6 that is its own target",
+        text: Whole(
+            r#"[[listener]]
+name = "in"
+bind = ["[::]:8000"]
+groups = ["a"]
+[[group]]
+name = "a"
+target = [{ address = "10.0.0.1:80" }, { address = "[::1]:8000" }]
+"#,
+        ),
+        problems: &[("listener[0].bind[0]", 3, "target [::1]:8000 is this listener itself", "the address of a server")],
+    },
+    Case {
         name: "admin socket",
         text: After(
             0,
@@ -352,7 +374,7 @@ address = "[fd00::1]:8000"
 "#,
         ),
         problems: &[
-            ("runtime.workers", 2, r#""4" is a string, not a number"#, "write 4 without quotes"),
+            ("runtime.workers", 2, r#""4" is a string, not a whole number"#, "write 4 without quotes"),
             ("runtime.drain_timeout", 3, "300 is a whole number, not a duration", r#"write "300s""#),
             ("admin.lisen", 5, "unknown key", "did you mean listen?"),
             ("listener[0].name", 7, r#""in put" contains " ""#, "use letters, digits and . _ : [ ] -"),

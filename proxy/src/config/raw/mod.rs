@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::notes::{Noted, Notes, Place};
-use super::problem::{Problem, Problems};
+use super::problem::Problems;
 use super::suggest;
 
 /// A file's text as a tree.
@@ -214,18 +214,17 @@ impl<'d> Value<'d> {
     /// Notes that the value is of a wrong type.
     pub(super) fn mistyped(&self, expected: &str, remedy: impl Into<String>) -> Noted {
         let actual = match self.kind() {
-            Kind::Text(_) => "is a string",
-            Kind::Integer(_) => "is a whole number",
-            Kind::Float => "is a number with a fraction",
-            Kind::Boolean => "is true or false",
-            Kind::DateTime => "is a date or time",
-            Kind::Array => "is a list",
-            Kind::Table => "is a table",
+            Kind::Text(_) => "a string",
+            Kind::Integer(_) => "a whole number",
+            Kind::Float => "a number with a fraction",
+            Kind::Boolean => "a boolean",
+            Kind::DateTime => "a date or time",
+            Kind::Array => "a list",
+            Kind::Table => "a table",
         };
         let what = match self.kind() {
-            Kind::Array | Kind::Table => format!("{actual}, not {expected}"),
-            Kind::Boolean => format!("{} is a boolean, not {expected}", self.shown()),
-            _ => format!("{} {actual}, not {expected}", self.shown()),
+            Kind::Array | Kind::Table => format!("is {actual}, not {expected}"),
+            _ => format!("{} is {actual}, not {expected}", self.shown()),
         };
         self.place.wrong(what, remedy)
     }
@@ -260,9 +259,4 @@ impl Lines {
 
 fn integer(number: &DeInteger<'_>) -> Option<i128> {
     i128::from_str_radix(number.as_str(), number.radix()).ok()
-}
-
-/// A syntax error as a problem of the text.
-fn syntax_problem(line: usize, what: String, remedy: String) -> Problem {
-    Problem { path: String::new(), line, what, remedy }
 }

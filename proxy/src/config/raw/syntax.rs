@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
-use super::{Lines, syntax_problem};
+use super::Lines;
 use crate::config::notes::Broken;
 use crate::config::problem::Problem;
 use crate::config::suggest::shortened;
@@ -21,11 +21,12 @@ pub(super) fn problems(text: &str, lines: &Lines, tree: &DeTable<'_>, errors: &[
     let mut problems = Vec::new();
     let mut broken = Broken::default();
     let end = text.trim_end().len();
-    let unclosed = errors.iter().filter(|(start, _)| *start >= end).find_map(|_| swallowing(tree, end));
+    let ends_early = errors.last().is_some_and(|(start, _)| *start >= end);
+    let unclosed = ends_early.then(|| swallowing(tree, end)).flatten();
     if let Some(span) = &unclosed {
         let line = lines.of_offset(span.start);
         let opening = shortened(text[span.start..].lines().next().unwrap_or_default());
-        problems.push(syntax_problem(line, format!("invalid TOML: {opening} is not closed"), "close it".to_owned()));
+        problems.push(Problem::of_text(line, format!("invalid TOML: {opening} is not closed"), "close it"));
         broken.lines.insert(line);
         broken.from = Some(line);
     }
@@ -34,8 +35,8 @@ pub(super) fn problems(text: &str, lines: &Lines, tree: &DeTable<'_>, errors: &[
         if unclosed.as_ref().is_some_and(|span| span.start <= start) || broken.lines.contains(&line) {
             continue;
         }
-        if !is_local(tree, error) {
-            broken.from = Some(broken.from.map_or(line, |from| from.min(line)));
+        if broken.from.is_none_or(|from| line < from) && !is_local(tree, error) {
+            broken.from = Some(line);
         }
         broken.lines.insert(line);
         problems.push(in_words(text, line, error));
@@ -62,7 +63,7 @@ fn in_words(text: &str, line: usize, error: &Error) -> Problem {
         None if error.message() == DUPLICATE => (format!("{piece} is given twice"), "keep one of them".to_owned()),
         None => (error.message().to_owned(), "correct it".to_owned()),
     };
-    syntax_problem(line, format!("invalid TOML: {what}"), remedy)
+    Problem::of_text(line, format!("invalid TOML: {what}"), remedy)
 }
 
 /// How the parser calls a key that is given twice. Should its wording change, less of the file is judged; nothing breaks.

@@ -1,0 +1,142 @@
+//! `config/landbridge.toml` documents what the parser knows: every option, and nothing else.
+
+use std::collections::BTreeSet;
+
+use super::Config;
+use super::load::read;
+use super::not_yet::NOT_YET;
+use super::raw::Document;
+
+const DOCUMENTATION: &str = include_str!("../../../config/landbridge.toml");
+
+/// The file with its commented options put in force: those behind a `#` without a space.
+fn everything_in_force() -> String {
+    let uncommented = |line: &'static str| match line.strip_prefix('#') {
+        Some(option) if option.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => option,
+        _ => line,
+    };
+    DOCUMENTATION.lines().map(uncommented).collect::<Vec<_>>().join("\n")
+}
+
+/// The path of every option in a text, without indexes.
+fn options_in(text: &str) -> BTreeSet<String> {
+    let mut table = String::new();
+    let mut options = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if line.starts_with('[') {
+            table = line.trim_matches(['[', ']']).to_owned();
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            options.insert(format!("{table}.{key}"));
+        }
+    }
+    options
+}
+
+/// The path of every option that the parser supports.
+fn supported() -> BTreeSet<String> {
+    let document = Document::parse(DOCUMENTATION);
+    read(document.top()).unwrap();
+    let known = document.known();
+    let tables = |key: &str| known.iter().any(|k| k.header.trim_matches(['[', ']']) == key);
+    let path = |header: &str, key: &str| match header.trim_matches(['[', ']']) {
+        "" => key.to_owned(),
+        table => format!("{table}.{key}"),
+    };
+    known.iter().map(|k| path(&k.header, k.key)).filter(|path| !tables(path)).collect()
+}
+
+#[test]
+fn every_option_is_documented_and_every_documented_option_is_known() {
+    let not_yet = NOT_YET.iter().filter(|entry| entry.value.is_none() && entry.option != "group.health");
+    let known: BTreeSet<_> = supported().into_iter().chain(not_yet.map(|entry| entry.option.to_owned())).collect();
+    assert_eq!(options_in(&everything_in_force()), known);
+}
+
+#[test]
+fn exactly_the_options_of_the_table_are_refused_as_not_yet_supported() {
+    let problems = Config::parse(&everything_in_force()).unwrap_err();
+    let refused: BTreeSet<_> = problems.iter().map(|problem| problem.path.replace("[0]", "")).collect();
+    let whole_table = |option: &str| option.starts_with("group.health.");
+    let expected = NOT_YET.iter().filter(|entry| entry.value.is_none() && !whole_table(entry.option));
+    assert_eq!(refused, expected.map(|entry| entry.option.to_owned()).collect());
+    assert!(problems.iter().all(|problem| problem.what == "not yet supported"), "{problems}");
+}
+
+#[test]
+fn the_remark_not_yet_stands_before_exactly_the_options_of_the_table() {
+    let lines: Vec<_> = DOCUMENTATION.lines().collect();
+    let remarked = lines.windows(2).filter(|pair| pair[0].starts_with("# Not yet:")).count();
+    assert_eq!(remarked, NOT_YET.iter().filter(|entry| entry.value.is_none()).count());
+    for entry in NOT_YET {
+        let Some(value) = entry.value else { continue };
+        let word = value.strip_prefix("a ").unwrap_or(value);
+        let remark = |line: &&str| line.split_once("Not yet: ").is_some_and(|(_, rest)| rest.contains(word));
+        assert!(lines.iter().any(remark), "{word}");
+    }
+}
+
+/// Each supported option, with a value other than its default, changes the configuration: none is read and then
+/// forgotten.
+#[test]
+fn every_option_has_an_effect() {
+    let plain = Config::parse(DOCUMENTATION).unwrap();
+    let others = [
+        ("runtime.workers", "3"),
+        ("runtime.drain_timeout", "\"1m\""),
+        ("admin.listen", "\"off\""),
+        ("listener.name", "\"other\""),
+        ("listener.bind", "[\"0.0.0.0:8001\"]"),
+        ("listener.groups", "[\"aws\", \"onprem\"]"),
+        ("listener.datapath", "\"copy\""),
+        ("listener.accept_proxy", "\"any\""),
+        ("listener.max_connections", "7"),
+        ("listener.idle_timeout", "\"1h\""),
+        ("listener.half_close_timeout", "\"0s\""),
+        ("listener.tcp.keepalive", "\"0s\""),
+        ("listener.tcp.user_timeout", "\"1m\""),
+        ("listener.tcp.congestion", "\"cubic\""),
+        ("listener.tcp.interface", "\"eth1\""),
+        ("group.name", ""),
+        ("group.tier", "2"),
+        ("group.weight", "7"),
+        ("group.balance", "\"source-hash\""),
+        ("group.send_proxy", "\"v2\""),
+        ("group.tcp.connect_timeout", "\"3s\""),
+        ("group.tcp.connect_retries", "0"),
+        ("group.tcp.source", "\"100.92.0.11\""),
+        ("group.tcp.interface", "\"wt1\""),
+        ("group.tcp.keepalive", "\"1m\""),
+        ("group.tcp.user_timeout", "\"0s\""),
+        ("group.tcp.congestion", "\"cubic\""),
+        ("group.target.name", "\"other\""),
+        ("group.target.address", "\"100.92.10.9:8000\""),
+        ("group.target.weight", "9"),
+        ("group.target.max_connections", "9"),
+    ];
+    assert_eq!(others.iter().map(|(path, _)| (*path).to_owned()).collect::<BTreeSet<_>>(), supported());
+    for (path, value) in others.iter().filter(|(_, value)| !value.is_empty()) {
+        let changed = Config::parse(&with(path, value)).unwrap_or_else(|problems| panic!("{path}: {problems}"));
+        assert_ne!(changed, plain, "{path}");
+    }
+}
+
+/// The documentation with another value for the first mention of an option.
+fn with(path: &str, value: &str) -> String {
+    let mut table = String::new();
+    let mut done = false;
+    let mut text = String::new();
+    for line in DOCUMENTATION.lines() {
+        let option = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+        if option.starts_with('[') {
+            table = option.trim_matches(['[', ']']).to_owned();
+        }
+        match option.split_once(" = ") {
+            Some((key, _)) if !done && format!("{table}.{key}") == path => {
+                text += &format!("{key} = {value}\n");
+                done = true;
+            }
+            _ => text += &format!("{line}\n"),
+        }
+    }
+    text
+}

@@ -1,0 +1,211 @@
+//! Good configuration files and exactly what they mean, defaults included.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use landbridge::config::{
+    AcceptProxy, Admin, Config, Datapath, Dial, Group, Listener, ProxyVersion, Runtime, Target, TcpOptions,
+};
+use landbridge_core::select::Balance;
+
+fn shipped(name: &str) -> Config {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
+    Config::load(&path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn default_tcp() -> TcpOptions {
+    TcpOptions {
+        keepalive: Some(Duration::from_secs(15)),
+        user_timeout: Some(Duration::from_secs(30)),
+        congestion: None,
+        interface: None,
+    }
+}
+
+fn default_listener(name: &str, bind: &[&str], groups: &[usize]) -> Listener {
+    Listener {
+        name: name.to_owned(),
+        bind: bind.iter().map(|text| address(text)).collect(),
+        groups: groups.to_vec(),
+        datapath: Datapath::Auto,
+        accept_proxy: AcceptProxy::Off,
+        max_connections: 20_000,
+        idle_timeout: None,
+        half_close_timeout: Some(Duration::from_secs(300)),
+        tcp: default_tcp(),
+    }
+}
+
+fn default_group(name: &str, targets: Vec<Target>) -> Group {
+    Group {
+        name: name.to_owned(),
+        tier: 0,
+        weight: 100,
+        balance: Balance::WeightedRoundRobin,
+        send_proxy: None,
+        dial: Dial { connect_timeout: Duration::from_secs(1), connect_retries: 2, source: None },
+        tcp: default_tcp(),
+        targets,
+    }
+}
+
+fn target(name: &str, at: &str, weight: u16) -> Target {
+    Target { name: name.to_owned(), address: address(at), weight, max_connections: None }
+}
+
+fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
+    Config {
+        runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
+        admin: Admin { listen: Some(address("127.0.0.1:9900")) },
+        listeners,
+        groups,
+    }
+}
+
+#[test]
+fn the_minimal_file_is_all_defaults() {
+    let expected = default_config(
+        vec![default_listener("inference", &["0.0.0.0:8000"], &[0])],
+        vec![default_group("onprem", vec![target("100.92.10.4:8000", "100.92.10.4:8000", 1)])],
+    );
+    assert_eq!(shipped("minimal.toml"), expected);
+}
+
+#[test]
+fn the_demo_has_two_places_with_easy_shares() {
+    let onprem = vec![target("gpu-1", "127.0.0.1:18001", 3), target("gpu-2", "127.0.0.1:18002", 1)];
+    let aws = vec![target("aws-1", "127.0.0.1:18003", 1)];
+    let expected = default_config(
+        vec![default_listener("inference", &["127.0.0.1:8000"], &[0, 1])],
+        vec![Group { weight: 3, ..default_group("onprem", onprem) }, Group { weight: 1, ..default_group("aws", aws) }],
+    );
+    assert_eq!(shipped("demo.toml"), expected);
+}
+
+#[test]
+fn the_full_file_shows_the_defaults() {
+    let onprem = vec![target("gpu-1", "100.92.10.4:8000", 4), target("gpu-2", "100.92.10.5:8000", 2)];
+    let aws = vec![target("aws-1", "10.0.1.20:8000", 1)];
+    let expected = default_config(
+        vec![default_listener("inference", &["0.0.0.0:8000", "[::]:8000"], &[0, 1])],
+        vec![default_group("onprem", onprem), Group { tier: 1, ..default_group("aws", aws) }],
+    );
+    assert_eq!(shipped("landbridge.toml"), expected);
+}
+
+#[test]
+fn every_option_is_taken_over() {
+    let text = r#"
+        runtime = { workers = 3, drain_timeout = "0s" }
+        admin.listen = "off"
+
+        [[group]]
+        name = "eu-1:[gpu]"
+        tier = 65535
+        weight = 0
+        balance = "source-hash"
+        send_proxy = "v2"
+        target = [{ address = "[fd00::1]:443", weight = 0, max_connections = 9 }, { address = "[fd00::2]:443" }]
+        [group.tcp]
+        connect_timeout = "1ms"
+        connect_retries = 0
+        source = "fd00::9"
+        interface = "wt0"
+        keepalive = "32767s"
+        user_timeout = "0s"
+        congestion = "bbr"
+
+        [[listener]]
+        name = "in"
+        bind = ["[::1]:9900", "127.0.0.1:8080"]
+        groups = ["eu-1:[gpu]"]
+        datapath = "splice"
+        accept_proxy = "any"
+        max_connections = 1_000_000
+        idle_timeout = "1h 30m"
+        half_close_timeout = "0s"
+        tcp = { keepalive = "0s", user_timeout = "250ms", interface = "eth0.100" }
+    "#;
+    let expected = Config {
+        runtime: Runtime { workers: NonZeroUsize::new(3), drain_timeout: Duration::ZERO },
+        admin: Admin { listen: None },
+        listeners: vec![Listener {
+            name: "in".to_owned(),
+            bind: vec![address("[::1]:9900"), address("127.0.0.1:8080")],
+            groups: vec![0],
+            datapath: Datapath::Splice,
+            accept_proxy: AcceptProxy::Any,
+            max_connections: 1_000_000,
+            idle_timeout: Some(Duration::from_secs(5_400)),
+            half_close_timeout: None,
+            tcp: TcpOptions {
+                keepalive: None,
+                user_timeout: Some(Duration::from_millis(250)),
+                congestion: None,
+                interface: Some("eth0.100".to_owned()),
+            },
+        }],
+        groups: vec![Group {
+            name: "eu-1:[gpu]".to_owned(),
+            tier: 65_535,
+            weight: 0,
+            balance: Balance::SourceHash,
+            send_proxy: Some(ProxyVersion::V2),
+            dial: Dial {
+                connect_timeout: Duration::from_millis(1),
+                connect_retries: 0,
+                source: Some("fd00::9".parse().unwrap()),
+            },
+            tcp: TcpOptions {
+                keepalive: Some(Duration::from_secs(32_767)),
+                user_timeout: None,
+                congestion: Some("bbr".to_owned()),
+                interface: Some("wt0".to_owned()),
+            },
+            targets: vec![
+                Target { max_connections: Some(9), ..target("[fd00::1]:443", "[fd00::1]:443", 0) },
+                target("[fd00::2]:443", "[fd00::2]:443", 1),
+            ],
+        }],
+    };
+    assert_eq!(Config::parse(text).unwrap(), expected);
+}
+
+/// What may look like a clash and is none.
+#[test]
+fn addresses_side_by_side() {
+    let text = r#"
+        [[listener]]
+        name = "a"
+        bind = ["0.0.0.0:8000", "[::]:8000", "127.0.0.1:9901", "[::1]:9900"]
+        groups = ["x", "y"]
+        [[listener]]
+        name = "b"
+        bind = ["127.0.0.1:8001", "127.0.0.2:8001"]
+        groups = ["y"]
+        [[group]]
+        name = "x"
+        [[group.target]]
+        address = "10.0.0.1:80"
+        [[group]]
+        name = "y"
+        [[group.target]]
+        address = "10.0.0.1:80"
+        [[group.target]]
+        address = "10.0.0.1:81"
+    "#;
+    Config::parse(text).unwrap();
+}
+
+#[test]
+fn line_ends_of_windows_and_a_byte_order_mark() {
+    let text = include_str!("../../config/demo.toml");
+    let windows = format!("\u{feff}{}", text.replace('\n', "\r\n"));
+    assert_eq!(Config::parse(&windows).unwrap(), Config::parse(text).unwrap());
+}

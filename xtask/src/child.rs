@@ -1,0 +1,51 @@
+//! Programs that run beside this one and never outlive it.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context as _, Result};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A running program; killed when dropped.
+pub(crate) struct Child {
+    pub(crate) name: String,
+    pub(crate) process: std::process::Child,
+}
+
+impl Child {
+    /// Starts a program in a process group of its own: the terminal's Ctrl-C reaches only this program, which decides in
+    /// what order the others end. Call it on the main thread: the kernel kills the child when the calling thread ends.
+    pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
+        command.process_group(0);
+        // SAFETY: prctl is async-signal-safe, and the closure allocates nothing.
+        unsafe { command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        let process = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name: name.to_owned(), process })
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.try_wait().with_context(|| format!("cannot wait for {}", self.name))
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&mut self) -> Result<()> {
+        if self.ended()?.is_some() {
+            return Ok(());
+        }
+        // Not waited for yet, so that the id still is this child's.
+        let id = i32::try_from(self.process.id()).context("a process id that is none")?;
+        kill(Pid::from_raw(id), Signal::SIGTERM).with_context(|| format!("cannot signal {}", self.name))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            // Nothing is left to do about an error here; the kernel still kills the child when this program ends.
+            let _ended = self.process.kill().and_then(|()| self.process.wait());
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `cargo xtask test`: every test that this user can run, and a last line that says what could not.
+
+use std::env;
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{output, show};
+use crate::setup::setup;
+use crate::workspace::{self, Profile};
+use crate::{build, test_tools};
+
+/// The packages whose tests need nothing but cargo.
+const WITHOUT_ROOT: [&str; 4] = ["landbridge", "landbridge-core", "landbridge-common", "xtask"];
+
+/// Runs the tests whose name contains `filter`; `long` adds those that take minutes.
+pub(crate) fn test(long: bool, filter: Option<&str>) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        let packages = WITHOUT_ROOT.iter().flat_map(|package| ["--package", package]);
+        tests(workspace::cargo, |cargo| cargo.args(packages.clone()), filter)?;
+        eprintln!("passed: unit and property tests\nskipped: end-to-end tests: need root (network namespaces)");
+        return Ok(());
+    }
+
+    let object = build::object(&setup(true)?)?;
+    build::binaries(Profile::Dev, &object)?;
+    let path = path()?;
+    let cargo = || {
+        let mut cargo = workspace::cargo_with(&object);
+        cargo.env("LANDBRIDGE_BIN", workspace::binary(Profile::Dev, "landbridge")).env("PATH", &path);
+        if long {
+            cargo.env("LANDBRIDGE_LONG", "1");
+        }
+        cargo
+    };
+    tests(cargo, |cargo| cargo, filter)?;
+    let left_out = if long { "" } else { " (without those that only --long runs)" };
+    eprintln!("passed: unit, property and end-to-end tests{left_out}");
+    Ok(())
+}
+
+/// Runs the tests with nextest if it is installed, which leaves out the examples in the documentation, else with cargo.
+fn tests(
+    cargo: impl Fn() -> Command,
+    select: impl Fn(&mut Command) -> &mut Command,
+    filter: Option<&str>,
+) -> Result<()> {
+    if output(cargo().args(["nextest", "--version"])).is_none() {
+        let mut test = cargo();
+        return show(select(test.arg("test")).args(filter)).context("tests failed");
+    }
+    let mut nextest = cargo();
+    show(select(nextest.args(["nextest", "run"])).args(filter)).context("tests failed")?;
+    if filter.is_none() {
+        let mut examples = cargo();
+        show(select(examples.args(["test", "--quiet", "--doc"]))).context("examples in the documentation failed")?;
+    }
+    Ok(())
+}
+
+/// The search path with the unpacked nginx at its end, where an installed one goes first.
+fn path() -> Result<OsString> {
+    let current = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&current).chain([test_tools::nginx_folder()]);
+    env::join_paths(folders).context("the workspace's path has a colon in it, which PATH cannot hold")
+}

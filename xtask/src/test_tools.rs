@@ -1,0 +1,79 @@
+//! What the end-to-end tests use of others: real clients, real targets, and the tools to lay out networks.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{output, quiet};
+use crate::progress::say;
+use crate::{apt, workspace};
+
+/// Debian packages, and what each is for.
+const PACKAGES: [(&str, &str); 9] = [
+    ("curl", "HTTP/1.1 client"),
+    ("wrk", "HTTP/1.1 load"),
+    ("nghttp2-client", "h2load: HTTP/2 and gRPC load"),
+    ("iperf3", "bulk transfer"),
+    ("iproute2", "ip: network namespaces and veth pairs"),
+    ("ethtool", "offloads of veth pairs"),
+    ("python3-venv", "the Python clients below"),
+    ("libpcre2-8-0", "nginx, which is unpacked and not installed"),
+    ("libssl3", "nginx"),
+];
+
+/// Python packages, and what each is for.
+const PYTHON: [(&str, &str); 2] =
+    [("httpx[http2]==0.28.1", "HTTP client with streaming"), ("openai==1.109.1", "what callers of inference use")];
+
+/// Installs the packages that are missing.
+pub(crate) fn programs() -> Result<((), String)> {
+    let missing = apt::missing(&PACKAGES.map(|(package, _)| package));
+    if missing.is_empty() {
+        return Ok(((), "all there".to_owned()));
+    }
+    apt::install(&missing)?;
+    Ok(((), format!("installed {}", missing.join(" "))))
+}
+
+/// Provides nginx. Its package would start a server on port 80 now and at every boot, so that it is only unpacked.
+pub(crate) fn nginx() -> Result<((), String)> {
+    let nginx = nginx_folder().join("nginx");
+    if let Some(found) = on_path("nginx").or_else(|| nginx.exists().then_some(nginx)) {
+        return Ok(((), format!("{} is there", found.display())));
+    }
+    apt::unpack("nginx", &workspace::tools().join("nginx"))?;
+    let nginx = nginx_folder().join("nginx");
+    output(Command::new(&nginx).arg("-v")).with_context(|| format!("{} does not run", nginx.display()))?;
+    Ok(((), format!("unpacked {}", nginx.display())))
+}
+
+/// Provides a Python of its own with the clients in it.
+pub(crate) fn python() -> Result<((), String)> {
+    let venv = workspace::tools().join("venv");
+    let wanted = PYTHON.map(|(package, _)| package).join("\n");
+    // Written last: it says that everything it lists is in there.
+    let installed = venv.join("installed.txt");
+    if fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
+        return Ok(((), "all there".to_owned()));
+    }
+    say(&format!("pip install {}", wanted.replace('\n', " ")));
+    let mut create = Command::new("/usr/bin/python3");
+    quiet(create.args(["-m", "venv", "--clear"]).arg(&venv), "venv").context("cannot make a Python environment")?;
+    let mut install = Command::new(venv.join("bin/python"));
+    install.args(["-m", "pip", "install", "--disable-pip-version-check"]).args(PYTHON.map(|(package, _)| package));
+    quiet(&mut install, "pip").with_context(|| format!("pip could not install: {}", wanted.replace('\n', " ")))?;
+    fs::write(&installed, &wanted).with_context(|| format!("cannot write {}", installed.display()))?;
+    Ok(((), format!("installed in {}", venv.display())))
+}
+
+/// Where the unpacked nginx is; for the end of `PATH`.
+pub(crate) fn nginx_folder() -> PathBuf {
+    workspace::tools().join("nginx/usr/sbin")
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
