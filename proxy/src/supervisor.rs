@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, AdminError};
 use crate::config::Config;
-use crate::fastpath::FastPath;
+use crate::fastpath::{FastPath, Limits};
 use crate::net::listener::{self, BindError};
 use crate::shared::Shared;
 use crate::worker::{self, Phase, WorkerError};
@@ -111,8 +111,8 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, Bi
     Ok(sockets)
 }
 
-fn start_fastpath() -> Option<FastPath> {
-    match FastPath::start() {
+fn start_fastpath() -> Option<Arc<FastPath>> {
+    match FastPath::start(Limits::default()) {
         Ok(fastpath) => {
             info!("kernel fast path: loaded and tested");
             Some(fastpath)
