@@ -81,6 +81,11 @@ impl Engine {
         Ok(Loaded { engine, log, alarms })
     }
 
+    /// The limits that it was loaded for.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub(super) fn counters(&self) -> &CounterMap {
         &self.counters
     }
@@ -110,6 +115,7 @@ impl Engine {
         source: BorrowedFd<'_>,
         sink: BorrowedFd<'_>,
         given: u64,
+        limits: &Limits,
     ) -> Result<Entry, PromoteError> {
         let socket = |what| move |source| PromoteError::Socket { what, source };
         let cookie = SockRef::from(&source).cookie().map_err(socket("the cookie of the source"))?;
@@ -122,7 +128,7 @@ impl Engine {
         self.attach_gate(source)?;
 
         let taken = self.take_slot()?;
-        self.flow(taken.slot).reset(taken.slot, counted, acked, &self.limits);
+        self.flow(taken.slot).reset(taken.slot, counted, acked, limits);
         let inserted = self.lock_maps().insert(cookie, taken.slot, source, sink);
         if let Err(source) = inserted {
             self.release(taken.slot);

@@ -120,7 +120,7 @@ impl FastPath {
         sink: &'s impl AsFd,
         given: u64,
     ) -> Result<Promoted<'s>, PromoteError> {
-        Promoted::new(Arc::clone(&self.engine), source.as_fd(), sink.as_fd(), given)
+        Promoted::new(Arc::clone(&self.engine), source.as_fd(), sink.as_fd(), given, self.engine.limits())
     }
 
     /// Bytes that `source` has received since it was connected or accepted; its peer's FIN counts as one.
