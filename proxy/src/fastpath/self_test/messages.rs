@@ -21,7 +21,7 @@ pub(super) const NAME: &str = "messages";
 const SIZES: [usize; 12] = [1461, 1, 3, 7, 61, 509, 1447, 4099, 9001, 16_411, 65_537, 8999];
 
 pub(super) fn run(engine: &Arc<Engine>, deadline: &Deadline) -> Result<Moved, Failure> {
-    let session = Session::open(deadline)?;
+    let session = Session::open(None, deadline)?;
     let mut up = Stream { from: &session.client, to: &session.target, sent: 0, received: 0 };
     let mut down = Stream { from: &session.target, to: &session.client, sent: 0, received: 0 };
     up.send(SIZES[0], deadline)?;

@@ -1,11 +1,11 @@
 //! Sessions to test with: sockets, the stream that goes through them, the time that is left.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Add;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{Domain, Socket, Type};
 
 use super::{Failure, at};
 
@@ -18,9 +18,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn open(deadline: &Deadline) -> Result<Self, Failure> {
-        let (client, client_leg) = connect(deadline).map_err(at("connecting a client on loopback"))?;
-        let (target_leg, target) = connect(deadline).map_err(at("connecting a target on loopback"))?;
+    /// Connects all, with buffers of a size in bytes that the kernel doubles, or as it makes them.
+    pub(super) fn open(buffers: Option<usize>, deadline: &Deadline) -> Result<Self, Failure> {
+        let (client, client_leg) = connect(buffers, deadline).map_err(at("connecting a client on loopback"))?;
+        let (target_leg, target) = connect(buffers, deadline).map_err(at("connecting a target on loopback"))?;
         Ok(Self { client, client_leg, target_leg, target })
     }
 }
@@ -51,22 +52,36 @@ impl Add for Moved {
 const MSS: u32 = 1448;
 
 /// Two ends of one loopback connection.
-fn connect(deadline: &Deadline) -> io::Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // As on a real network. Loopback's segments of 64 KB would not fit into small buffers, and TCP then waits.
-    SockRef::from(&listener).set_tcp_mss(MSS)?;
-    let near = TcpStream::connect_timeout(&listener.local_addr()?, deadline.remaining()?)?;
-    let near_address: SocketAddr = near.local_addr()?;
+fn connect(buffers: Option<usize>, deadline: &Deadline) -> io::Result<(TcpStream, TcpStream)> {
+    let [listener, near] = [socket(buffers)?, socket(buffers)?];
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    listener.listen(8)?;
+    near.connect_timeout(&listener.local_addr()?, deadline.remaining()?)?;
+    let near = TcpStream::from(near);
+    let near_address = near.local_addr()?;
     loop {
-        SockRef::from(&listener).set_read_timeout(Some(deadline.remaining()?))?;
+        listener.set_read_timeout(Some(deadline.remaining()?))?;
         let (far, peer) = listener.accept()?;
         // Anyone on this machine may connect to the port while it is open; only our own end counts.
-        if peer == near_address {
+        if peer.as_socket() == Some(near_address) {
             near.set_nodelay(true)?;
-            far.set_nodelay(true)?;
-            return Ok((near, far));
+            far.set_tcp_nodelay(true)?;
+            return Ok((near, far.into()));
         }
     }
+}
+
+/// An unconnected socket, which hands its buffers on to those that it accepts.
+fn socket(buffers: Option<usize>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    // As on a real network. Loopback's segments of 64 KB would not fit into small buffers, and TCP then waits.
+    socket.set_tcp_mss(MSS)?;
+    // Before they connect: a window that was offered cannot be taken back without loss.
+    if let Some(buffers) = buffers {
+        socket.set_recv_buffer_size(buffers)?;
+        socket.set_send_buffer_size(buffers)?;
+    }
+    Ok(socket)
 }
 
 /// The byte at an offset of a stream. Its period is no power of two, so that a lost, doubled or swapped piece shows.
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn silence_ends_with_the_deadline() {
-        let session = Session::open(&Deadline::after(Duration::from_secs(5))).unwrap();
+        let session = Session::open(None, &Deadline::after(Duration::from_secs(5))).unwrap();
         let silent = receive(&session.client, &mut [0; 4], &Deadline::after(Duration::from_millis(20)));
         assert!(matches!(silent.unwrap_err().kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
         assert!(Deadline::after(Duration::ZERO).remaining().is_err());

@@ -9,7 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, recv};
-use socket2::SockRef;
 
 use super::session::{Deadline, Moved, Session, pattern, receive, send};
 use super::{Failure, agree, at, same};
@@ -42,13 +41,7 @@ const PROMOTIONS: u64 = 6;
 const STAY: Duration = Duration::from_millis(5);
 
 pub(super) fn run(engine: &Arc<Engine>, deadline: &Deadline) -> Result<Moved, Failure> {
-    let session = Session::open(deadline)?;
-    for leg in [&session.client_leg, &session.target_leg] {
-        SockRef::from(leg).set_send_buffer_size(BUFFER).map_err(at("making a buffer small"))?;
-    }
-    for end in [&session.client, &session.target] {
-        SockRef::from(end).set_recv_buffer_size(BUFFER).map_err(at("making a buffer small"))?;
-    }
+    let session = Session::open(Some(BUFFER), deadline)?;
     let Session { client, client_leg, target_leg, target } = &session;
     thread::scope(|scope| {
         let ways = [(client, client_leg, target_leg, target), (target, target_leg, client_leg, client)];
