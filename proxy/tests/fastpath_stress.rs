@@ -7,6 +7,7 @@
 use std::env;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -41,9 +42,8 @@ fn with_limits_so_large_that_they_are_never_crossed() -> Result<()> {
 struct Totals {
     stops: AtomicU64,
     settled: AtomicU64,
-    stop_ns: AtomicU64,
-    stop_max_ns: AtomicU64,
-    promote_ns: AtomicU64,
+    stop_ns: Mutex<Vec<u64>>,
+    promote_ns: Mutex<Vec<u64>>,
     gate_dropped: AtomicU64,
     redirected: AtomicU64,
     bytes: AtomicU64,
@@ -82,12 +82,11 @@ fn stress(limits: Limits) -> Result<()> {
     let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
     let stops = get(&totals.stops);
     eprintln!(
-        "{limits:?}: {stops} stops ({} settled), {} us each, at most {} us; promote {} us; {:.2} packets dropped by the gate each; \
+        "{limits:?}: {stops} stops ({} settled), {}; promotions {}; {:.2} packets dropped by the gate each; \
          {} MB, {} MB of them redirected; {counted:?}",
         get(&totals.settled),
-        get(&totals.stop_ns) / stops / 1000,
-        get(&totals.stop_max_ns) / 1000,
-        get(&totals.promote_ns) / stops / 1000,
+        quantiles(&totals.stop_ns),
+        quantiles(&totals.promote_ns),
         get(&totals.gate_dropped) as f64 / stops as f64,
         get(&totals.bytes) / 1_000_000,
         get(&totals.redirected) / 1_000_000,
@@ -96,6 +95,13 @@ fn stress(limits: Limits) -> Result<()> {
     ensure!(counted.no_flow == 0 && counted.no_peer == 0, "{counted:?}");
     ensure!(fast_path.promoted() == 0, "{} directions were left behind", fast_path.promoted());
     Ok(())
+}
+
+fn quantiles(nanoseconds: &Mutex<Vec<u64>>) -> String {
+    let mut sorted = nanoseconds.lock().unwrap().clone();
+    sorted.sort_unstable();
+    let at = |share: usize| sorted[(sorted.len() - 1) * share / 100] / 1000;
+    format!("{} us (half of them), {} us (90 of 100), {} us (all)", at(50), at(90), at(100))
 }
 
 /// One session with a direction each way, all bytes compared at both ends.
@@ -214,7 +220,7 @@ fn relay(
         let before = Instant::now();
         match fast_path.promote(source, sink, way.copied + way.redirected) {
             Ok(promoted) => {
-                totals.promote_ns.fetch_add(before.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                totals.promote_ns.lock().unwrap().push(before.elapsed().as_nanos() as u64);
                 sleep(Duration::from_micros(random.random_range(0..3000)));
                 way.redirected += way.leave(promoted, totals)?;
             }
@@ -273,8 +279,7 @@ impl Way<'_> {
         let took = before.elapsed().as_nanos() as u64;
         totals.stops.fetch_add(1, Ordering::Relaxed);
         totals.settled.fetch_add(stopped.settled.into(), Ordering::Relaxed);
-        totals.stop_ns.fetch_add(took, Ordering::Relaxed);
-        totals.stop_max_ns.fetch_max(took, Ordering::Relaxed);
+        totals.stop_ns.lock().unwrap().push(took);
         totals.gate_dropped.fetch_add(stopped.gate_dropped, Ordering::Relaxed);
 
         let redirected = promoted.redirected();

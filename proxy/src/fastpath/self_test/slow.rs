@@ -1,6 +1,7 @@
 //! Slow readers behind small buffers, so that the kernel sends in parts and has a backlog; in and out of the kernel while
 //! bytes arrive; the end of the stream right behind the last byte.
 
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::fastpath::{Limits, tcp};
 const NAME: &str = "slow readers";
 
 /// Bytes each way, many times what the buffers hold.
-const LEN: usize = 8 * BURST;
+const LEN: usize = 12 * BURST;
 
 /// Bytes sent at once, more than may be on their way.
 const BURST: usize = 48 << 10;
@@ -34,8 +35,9 @@ const BUFFER: usize = 16 << 10;
 /// gate drops costs its sender a retransmission timeout.
 const LIMITS: Limits = Limits { soft: 32 << 10, hard: u64::MAX, bulk: u64::MAX, budget: u32::MAX };
 
-/// How often a direction is promoted; then user space moves the rest.
-const PROMOTIONS: u64 = 6;
+/// How often a direction is promoted. The last time it stays until its sender is done, so that the FIN arrives while the
+/// kernel has a backlog.
+const PROMOTIONS: u64 = 3;
 
 /// How long a direction stays in the kernel without an alarm.
 const STAY: Duration = Duration::from_millis(5);
@@ -142,10 +144,14 @@ impl Mover<'_> {
             Err(error) => return Err(error.into()),
         };
         self.moved.promotions += 1;
-        let begin = Instant::now();
-        let mut context = Context::from_waker(Waker::noop());
-        while begin.elapsed() < STAY && promoted.poll_alarm(&mut context) == Poll::Pending {
-            thread::sleep(Duration::from_micros(50));
+        if self.moved.promotions == PROMOTIONS {
+            await_end(self.source, deadline).map_err(at("waiting for the end of a stream in the kernel"))?;
+        } else {
+            let begin = Instant::now();
+            let mut context = Context::from_waker(Waker::noop());
+            while begin.elapsed() < STAY && promoted.poll_alarm(&mut context) == Poll::Pending {
+                thread::sleep(Duration::from_micros(50));
+            }
         }
         promoted.stop().map_err(at("taking a stream out of the kernel"))?;
         while !promoted.is_delivered().map_err(at("asking what was delivered"))? {
@@ -156,4 +162,13 @@ impl Mover<'_> {
         self.moved.redirected += promoted.finish().map_err(at("ending a stream in the kernel"))?.bytes;
         Ok(true)
     }
+}
+
+/// Waits until the stream and its FIN have been received.
+fn await_end(source: &TcpStream, deadline: &Deadline) -> io::Result<()> {
+    while tcp::info(source.as_fd())?.bytes_received <= LEN as u64 {
+        deadline.remaining()?;
+        thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
 }
