@@ -5,6 +5,7 @@
 //! close; on [`Phase::Ending`] the sessions are cancelled, which resets them.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -181,7 +182,9 @@ impl Accept {
         };
         let (worker, listener, ending) = (Rc::clone(&self.worker), self.listener, self.ending.clone());
         spawn_local(self.tasks.track_future(async move {
-            ending.run_until_cancelled(session::serve(&worker, listener, client, peer)).await;
+            // Pinned here, because a future that is passed by value is stored twice.
+            let session = pin!(session::serve(&worker, listener, client, peer));
+            ending.run_until_cancelled(session).await;
             drop(place);
         }));
     }

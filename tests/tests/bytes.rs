@@ -27,6 +27,13 @@ fn splice_is_exact() -> Result<()> {
 }
 
 #[test]
+fn sockmap_is_exact() -> Result<()> {
+    let daemon_bytes = exchange("sockmap")?;
+    assert!(daemon_bytes.redirected > 0.0, "the kernel redirects: {daemon_bytes:?}");
+    Ok(())
+}
+
+#[test]
 fn auto_is_exact() -> Result<()> {
     exchange("auto").map(drop)
 }
@@ -36,6 +43,7 @@ fn auto_is_exact() -> Result<()> {
 struct Moved {
     copied: f64,
     spliced: f64,
+    redirected: f64,
 }
 
 /// Runs all sessions at once; the daemon's own count of bytes must be exact too.
@@ -82,7 +90,7 @@ fn exchange(datapath: &str) -> Result<Moved> {
     let ended = |end| metrics.value("landbridge_sessions_total", &[("end", end)]);
     assert_eq!(ended("client_closed") + ended("target_closed"), SESSIONS as f64);
     daemon.stop()?;
-    Ok(Moved { copied: bytes("copy"), spliced: bytes("splice") })
+    Ok(Moved { copied: bytes("copy"), spliced: bytes("splice"), redirected: bytes("sockmap") })
 }
 
 /// One end of a session.

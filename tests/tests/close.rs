@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Scripted;
 use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt};
 
-const DATAPATHS: [&str; 3] = ["copy", "splice", "auto"];
+const DATAPATHS: [&str; 4] = ["copy", "splice", "sockmap", "auto"];
 
 /// Long enough for the daemon to make a mistake in.
 const MOMENT: Duration = Duration::from_millis(100);

@@ -103,9 +103,10 @@ fn fast_path_checks(fast_path: &Result<Arc<FastPath>, Unavailable>) -> Vec<Check
     const SELF_TEST: &str = "self-test";
     match fast_path {
         Ok(started) => {
-            let SelfTest { sent_bytes, kernel, took_us } = started.self_test();
+            let SelfTest { sent_bytes, copied_bytes, promotions, kernel, took_us } = started.self_test();
             let seen = format!(
-                "{sent_bytes} bytes sent, {} bytes in {} packets redirected by the kernel, {took_us} us",
+                "{sent_bytes} bytes sent in {promotions} promotions, {} bytes in {} packets redirected by the kernel, \
+                 {copied_bytes} copied between, {took_us} us",
                 kernel.redirected_bytes, kernel.redirected_packets
             );
             vec![Check::good(LOADED, "verdict attached"), Check::good(SELF_TEST, seen)]

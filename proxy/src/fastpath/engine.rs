@@ -81,6 +81,11 @@ impl Engine {
         Ok(Loaded { engine, log, alarms })
     }
 
+    /// The limits that it was loaded for.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub(super) fn counters(&self) -> &CounterMap {
         &self.counters
     }
@@ -110,6 +115,7 @@ impl Engine {
         source: BorrowedFd<'_>,
         sink: BorrowedFd<'_>,
         given: u64,
+        limits: &Limits,
     ) -> Result<Entry, PromoteError> {
         let socket = |what| move |source| PromoteError::Socket { what, source };
         let cookie = SockRef::from(&source).cookie().map_err(socket("the cookie of the source"))?;
@@ -121,8 +127,8 @@ impl Engine {
         let acked = tcp::info(sink).map_err(socket("what the sink's peer has acknowledged"))?.bytes_acked;
         self.attach_gate(source)?;
 
-        let taken = self.take_slot()?;
-        self.flow(taken.slot).reset(taken.slot, counted, acked, &self.limits);
+        let taken = self.take_slot(limits.budget)?;
+        self.flow(taken.slot).reset(taken.slot, counted, acked, limits);
         let inserted = self.lock_maps().insert(cookie, taken.slot, source, sink);
         if let Err(source) = inserted {
             self.release(taken.slot);
@@ -153,10 +159,10 @@ impl Engine {
         gate.attach(source.as_fd()).map_err(|source| PromoteError::GateRefused { source: Some(source) })
     }
 
-    fn take_slot(&self) -> Result<Taken, PromoteError> {
+    fn take_slot(&self, budget: u32) -> Result<Taken, PromoteError> {
         let mut slots = self.lock_slots();
-        if slots.taken() >= self.limits.budget {
-            return Err(PromoteError::Budget { budget: self.limits.budget });
+        if slots.taken() >= budget {
+            return Err(PromoteError::Budget { budget });
         }
         slots.take(Instant::now()).ok_or(PromoteError::MapFull { source: None })
     }

@@ -120,7 +120,7 @@ impl FastPath {
         sink: BorrowedFd<'s>,
         given: u64,
     ) -> Result<Promoted<'s>, PromoteError> {
-        Promoted::new(Arc::clone(&self.engine), source, sink, given)
+        Promoted::new(Arc::clone(&self.engine), source, sink, given, self.engine.limits())
     }
 
     /// Bytes that `source` has received since it was connected or accepted; its peer's FIN counts as one.

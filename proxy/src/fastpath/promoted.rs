@@ -17,7 +17,7 @@ use landbridge_common::{ALARM_BEHIND, ALARM_BULK};
 use super::engine::{Engine, Entry};
 use super::flows::Redirected;
 use super::maps::MapError;
-use super::{PromoteError, tcp};
+use super::{Limits, PromoteError, tcp};
 
 /// How long [`Promoted::stop`] waits for packets that the gate let through and whose verdict was not seen. Most of these
 /// are missing in the stream (lost or out of order), and then no waiting helps; others are between the gate and TCP on
@@ -65,8 +65,9 @@ impl<'s> Promoted<'s> {
         source: BorrowedFd<'s>,
         sink: BorrowedFd<'s>,
         given: u64,
+        limits: &Limits,
     ) -> Result<Self, PromoteError> {
-        let entry = engine.insert(source, sink, given)?;
+        let entry = engine.insert(source, sink, given, limits)?;
         let promoted =
             Self { engine, source, sink, entry, ignore_bulk: AtomicBool::new(false), verdict: true, entered: true };
         // What arrived between the last read of the source and the insert has had no verdict.

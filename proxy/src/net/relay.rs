@@ -203,6 +203,10 @@ impl<'a> Relay<'a> {
     /// Passes on what the leg at `broken` had received before it broke, and waits until the other leg's peer has it, for at
     /// most [`RESET_DELAY`].
     async fn deliver_rest(&mut self, broken: Side) {
+        match broken {
+            Side::Client => self.upload.cut(),
+            Side::Target => self.download.cut(),
+        }
         let deadline = Instant::now() + RESET_DELAY;
         // However this ends, both legs are reset next.
         let _ = timeout_at(deadline, async {
@@ -213,7 +217,7 @@ impl<'a> Relay<'a> {
                 };
                 let between = between(from, to, self.worker, self.cell);
                 match poll_fn(|cx| flow.poll(cx, between)).await {
-                    // It cannot enter the kernel: its source is gone.
+                    // A stream that is cut does not enter the kernel.
                     Ok(Step::Ended | Step::WantsKernel) | Err(_) => break,
                     Ok(Step::LeftKernel) if self.leg(broken).set_quiet(false).is_err() => break,
                     Ok(Step::LeftKernel) => {}

@@ -61,6 +61,8 @@ pub(super) struct Flow {
     stage: Stage,
     held: Held,
     end: End,
+    /// The source has broken: its stream is cut wherever it seems to end.
+    cut: bool,
     /// Whether the source held nothing after the last read: only whole packets can be in it since.
     drained: bool,
     /// Bytes that user space read from the source since it was connected.
@@ -116,6 +118,7 @@ impl Flow {
             stage: Stage::User,
             held: Held::Bytes(head),
             end: End::Open,
+            cut: false,
             drained: read == 0,
             read,
             redirected: 0,
@@ -132,6 +135,13 @@ impl Flow {
     /// Bytes that moved so far; what the kernel moves is seen every two seconds.
     pub(super) fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// From now on an end of the stream is not passed on. The socket tells of its failure once only: after that it
+    /// seems to have ended in order.
+    pub(super) fn cut(&mut self) {
+        self.cut = true;
+        self.judge.refused();
     }
 
     /// Moves what can be moved. Ready when there is a [`Step`] to take, or a leg is broken; what had been received before
@@ -188,6 +198,7 @@ impl Flow {
             ready!(self.poll_send_held(cx, between)).map_err(|_gone| Broken::Sink)?;
             match self.end {
                 End::Open => {}
+                End::Read if self.cut => return Poll::Ready(Err(Broken::Source)),
                 End::Read => {
                     self.pass_end(between)?;
                     self.end = End::Passed;

@@ -1,0 +1,158 @@
+//! The promises of the fast path, one by one, on loopback.
+//!
+//! Needs root and the eBPF object (`cargo xtask test`), else it says that it did nothing.
+
+use std::future::poll_fn;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use landbridge::fastpath::{Alarm, FastPath, Limits, Promoted, Unavailable};
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn start(limits: Limits) -> Option<Arc<FastPath>> {
+    match FastPath::start(limits) {
+        Ok(fast_path) => Some(fast_path),
+        Err(why @ (Unavailable::NotBuilt | Unavailable::NoCapability { .. } | Unavailable::KernelTooOld { .. })) => {
+            eprintln!("skipped: {}", why.chain());
+            None
+        }
+        Err(why) => panic!("{}", why.chain()),
+    }
+}
+
+/// client, client leg, target leg, target
+fn session() -> [TcpStream; 4] {
+    let connect = || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nodelay(true).unwrap();
+        let far = listener.accept().unwrap().0;
+        far.set_read_timeout(Some(SOON)).unwrap();
+        (near, far)
+    };
+    let ((client, client_leg), (target_leg, target)) = (connect(), connect());
+    [client, client_leg, target_leg, target]
+}
+
+fn deliver(promoted: &Promoted<'_>) {
+    let begin = Instant::now();
+    while !promoted.is_delivered().unwrap() {
+        assert!(begin.elapsed() < SOON, "not delivered");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn the_budget_refuses_and_is_given_back() {
+    let Some(fast_path) = start(Limits { budget: 1, ..Limits::default() }) else { return };
+    let [_client, client_leg, target_leg, _target] = session();
+    let promoted = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 0).unwrap();
+    assert_eq!(fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).err().unwrap().reason(), "budget");
+    drop(promoted);
+    drop(fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).unwrap());
+    assert_eq!(fast_path.promoted(), 0);
+}
+
+#[test]
+fn wrong_books_and_ended_streams_are_refused() {
+    let Some(fast_path) = start(Limits::default()) else { return };
+    let [client, client_leg, mut target_leg, _target] = session();
+    target_leg.write_all(b"four").unwrap();
+    for wrong in [0, 2, 6] {
+        let refused = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), wrong).err().unwrap();
+        assert_eq!(refused.reason(), "out_of_step", "{wrong}: {refused}");
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    sleep(Duration::from_millis(20));
+    let refused = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 4).err().unwrap();
+    assert_eq!(refused.reason(), "insert_refused", "{refused}");
+    assert_eq!(fast_path.promoted(), 0);
+}
+
+#[test]
+fn what_arrives_after_a_stop_waits_for_user_space() {
+    let Some(fast_path) = start(Limits::default()) else { return };
+    let [mut client, mut client_leg, target_leg, mut target] = session();
+    let mut promoted = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 0).unwrap();
+    client.write_all(b"kernel").unwrap();
+    let mut read = [0; 6];
+    target.read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"kernel");
+    let stopped = promoted.stop().unwrap();
+    assert!(stopped.settled, "its only packet has long had its verdict");
+    client.write_all(b"user").unwrap();
+    deliver(&promoted);
+    assert_eq!(promoted.finish().unwrap().bytes, 6);
+    let mut rest = [0; 4];
+    client_leg.read_exact(&mut rest).unwrap();
+    assert_eq!(&rest, b"user");
+    assert_eq!(FastPath::received(client_leg.as_fd()).unwrap(), 10);
+}
+
+/// A target that does not read at all: what the kernel takes for it stays near the hard limit, whatever the client sends.
+#[tokio::test]
+async fn the_hard_limit_bounds_what_a_stopped_reader_costs() {
+    let limits = Limits { soft: 256 << 10, hard: 1 << 20, bulk: u64::MAX, ..Limits::default() };
+    let Some(fast_path) = start(limits) else { return };
+    let alarms = tokio::spawn(Arc::clone(&fast_path).run_alarms());
+    let [client, client_leg, target_leg, mut target] = session();
+    let mut promoted = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 0).unwrap();
+
+    client.set_nonblocking(true).unwrap();
+    let block = vec![7; 64 << 10];
+    let mut sent = 0;
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(500) {
+        match (&client).write(&block) {
+            Ok(n) => sent += n as u64,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let alarm = timeout(SOON, poll_fn(|cx| promoted.poll_alarm(cx))).await.unwrap();
+    assert_eq!(alarm, Alarm::Behind);
+    let taken = promoted.redirected().bytes;
+    // The target's receive buffer has acknowledged some of it; packets of 64 KB overshoot.
+    assert!(taken > limits.hard && taken < limits.hard + (8 << 20), "{taken} of {sent}");
+    eprintln!("{taken} bytes taken of {sent} sent, hard limit {}", limits.hard);
+    assert!(fast_path.counters().unwrap().gate_dropped > 0);
+
+    promoted.stop().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut read = vec![0; taken as usize];
+        target.read_exact(&mut read).unwrap();
+        read.iter().all(|byte| *byte == 7)
+    });
+    deliver(&promoted);
+    assert_eq!(promoted.finish().unwrap().bytes, taken);
+    assert!(reader.join().unwrap());
+    alarms.abort();
+}
+
+#[tokio::test]
+async fn an_alarm_wakes_its_session() {
+    let Some(fast_path) = start(Limits { bulk: 10_000, ..Limits::default() }) else { return };
+    let alarms = tokio::spawn(Arc::clone(&fast_path).run_alarms());
+    let [mut client, client_leg, target_leg, _target] = session();
+    let promoted = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 0).unwrap();
+    client.write_all(b"a token").unwrap();
+    let early = timeout(Duration::from_millis(50), poll_fn(|cx| promoted.poll_alarm(cx))).await;
+    assert!(early.is_err(), "{early:?}");
+
+    let writer = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        client.write_all(&[0; 20_000]).unwrap();
+    };
+    let (alarm, ()) = tokio::join!(timeout(SOON, poll_fn(|cx| promoted.poll_alarm(cx))), writer);
+    assert_eq!(alarm.unwrap(), Alarm::Bulk);
+    promoted.ignore_bulk();
+    let ignored = timeout(Duration::from_millis(20), poll_fn(|cx| promoted.poll_alarm(cx))).await;
+    assert!(ignored.is_err(), "{ignored:?}");
+    alarms.abort();
+}
