@@ -29,11 +29,11 @@ fn start(limits: Limits) -> Option<Arc<FastPath>> {
 /// client, client leg, target leg, target
 fn session() -> [TcpStream; 4] {
     let connect = || {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        near.set_nodelay(true).unwrap();
-        let far = listener.accept().unwrap().0;
-        far.set_read_timeout(Some(SOON)).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback works");
+        let near = TcpStream::connect(listener.local_addr().expect("loopback works")).expect("loopback works");
+        near.set_nodelay(true).expect("loopback works");
+        let far = listener.accept().expect("loopback works").0;
+        far.set_read_timeout(Some(SOON)).expect("loopback works");
         (near, far)
     };
     let ((client, client_leg), (target_leg, target)) = (connect(), connect());
@@ -42,7 +42,7 @@ fn session() -> [TcpStream; 4] {
 
 fn deliver(promoted: &Promoted<'_>) {
     let begin = Instant::now();
-    while !promoted.is_delivered().unwrap() {
+    while !promoted.is_delivered().expect("loopback works") {
         assert!(begin.elapsed() < SOON, "not delivered");
         sleep(Duration::from_millis(1));
     }

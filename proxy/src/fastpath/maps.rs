@@ -192,7 +192,7 @@ fn refused(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
 /// A removal of something that is not there is one that worked.
 fn gone(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
     match removed {
-        Err(error) if matches!(error, aya::maps::MapError::KeyNotFound) => Ok(()),
+        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
         Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(()),
         other => other,
     }

@@ -55,6 +55,7 @@ pub struct Promoted<'s> {
     sink: BorrowedFd<'s>,
     entry: Entry,
     ignore_bulk: AtomicBool,
+    delivered: AtomicBool,
     verdict: bool,
     entered: bool,
 }
@@ -68,8 +69,8 @@ impl<'s> Promoted<'s> {
         limits: &Limits,
     ) -> Result<Self, PromoteError> {
         let entry = engine.insert(source, sink, given, limits)?;
-        let promoted =
-            Self { engine, source, sink, entry, ignore_bulk: AtomicBool::new(false), verdict: true, entered: true };
+        let [ignore_bulk, delivered] = [AtomicBool::new(false), AtomicBool::new(false)];
+        let promoted = Self { engine, source, sink, entry, ignore_bulk, delivered, verdict: true, entered: true };
         // What arrived between the last read of the source and the insert has had no verdict.
         tcp::kick(source).map_err(|source| PromoteError::Socket { what: "the queue of the source", source })?;
         Ok(promoted)
@@ -119,7 +120,8 @@ impl<'s> Promoted<'s> {
         Ok(Stopped { settled, gate_dropped: flow.gate_dropped() })
     }
 
-    /// Whether the sink's TCP has been given everything that the kernel redirected. Only then its own queue comes next.
+    /// Whether the direction is stopped and the sink's TCP has been given everything that the kernel redirected. Only then
+    /// user space may write to the sink.
     ///
     /// It becomes true as the sink's peer reads; if the sink breaks it never does. There is no event for it: ask again
     /// after some hundred microseconds, or when the sink becomes writable.
@@ -127,7 +129,13 @@ impl<'s> Promoted<'s> {
     /// # Errors
     /// The kernel does not tell.
     pub fn is_delivered(&self) -> io::Result<bool> {
-        Ok(tcp::given_at_least(self.sink)? >= self.entry.given + self.redirected().bytes)
+        // Once true it stays so, but asking again could say less: what is acknowledged while it is added up is left out.
+        if self.verdict || self.delivered.load(Ordering::Relaxed) {
+            return Ok(!self.verdict);
+        }
+        let delivered = tcp::given_at_least(self.sink)? >= self.entry.given + self.redirected().bytes;
+        self.delivered.store(delivered, Ordering::Relaxed);
+        Ok(delivered)
     }
 
     /// Ends a direction that was stopped and delivered, and says what the kernel moved.
@@ -135,7 +143,7 @@ impl<'s> Promoted<'s> {
     /// # Errors
     /// It was not stopped or delivered, or the kernel did not remove it. Reset the session.
     pub fn finish(mut self) -> io::Result<Redirected> {
-        if self.verdict || !self.is_delivered()? {
+        if !self.is_delivered()? {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "bytes are still on their way in the kernel"));
         }
         // Read while the slot is ours.

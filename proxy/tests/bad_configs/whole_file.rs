@@ -209,11 +209,6 @@ socket = "/run/x.sock""#,
         problems: &[("listener[0].datapath", 5, r#""packet" is not yet supported"#, r#"use "auto""#)],
     },
     Case {
-        name: "datapath sockmap",
-        text: After(4, r#"datapath = "sockmap""#),
-        problems: &[("listener[0].datapath", 5, r#""sockmap" is not yet supported"#, r#"use "auto""#)],
-    },
-    Case {
         name: "group options to come",
         text: After(
             6,
