@@ -197,6 +197,9 @@ pub enum PromoteError {
         /// Why, if it was the kernel that said so.
         source: Option<aya::programs::ProgramError>,
     },
+    /// The sink's peer acknowledges so fast that its books could not be read in one piece; another time it works.
+    #[error("the sink is too busy to tell what it was given")]
+    Busy,
     /// A socket does not tell what is needed.
     #[error("{what}")]
     Socket {
@@ -223,6 +226,7 @@ impl PromoteError {
             Self::MapFull { .. } => "map_full",
             Self::InsertRefused { .. } => "insert_refused",
             Self::GateRefused { .. } => "gate_refused",
+            Self::Busy => "busy",
             Self::Socket { .. } => "socket",
             Self::OutOfStep { .. } => "out_of_step",
         }
