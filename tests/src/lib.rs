@@ -1,1 +1,29 @@
 //! Hosts, targets, clients and faults for the end-to-end tests.
+//!
+//! A test makes a [`Net`] of hosts, starts targets and a [`Daemon`] in it, and talks to the daemon as a client would.
+//! Everything a test starts ends with its handle, and everything printed shows when the test fails.
+
+mod binary;
+mod client;
+mod config;
+mod daemon;
+mod host;
+mod metrics;
+mod net;
+mod pattern;
+mod poll;
+mod process;
+mod socket;
+pub mod targets;
+
+pub use binary::binary;
+pub use client::Tool;
+pub use config::{Config, Group, LISTENER_PORT};
+pub use daemon::Daemon;
+pub use host::Host;
+pub use metrics::Metrics;
+pub use net::Net;
+pub use pattern::{Checker, Source, pump, random_chunks};
+pub use poll::{PATIENCE, eventually};
+pub use process::{Finished, Process};
+pub use socket::{Ending, SocketExt};

@@ -1,0 +1,128 @@
+//! The daemon under test.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use tempfile::NamedTempFile;
+
+use crate::config::ADMIN;
+use crate::{Config, Finished, Host, LISTENER_PORT, Metrics, PATIENCE, Process, binary, eventually, metrics};
+
+/// A running `landbridge`, with one listener and its metrics.
+///
+/// It is killed when dropped; [`Daemon::stop`] ends it as an operator would.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    host: Host,
+    _config: NamedTempFile,
+}
+
+impl Daemon {
+    /// Starts it on `host` and waits until it serves.
+    pub fn start(host: &Host, config: &Config) -> Result<Self> {
+        let mut file = NamedTempFile::with_suffix(".toml")?;
+        write!(file, "{config}")?;
+        let mut command = host.command(binary("landbridge")?);
+        command.arg("run").arg("--config").arg(file.path());
+        let process = Process::start("landbridge", &mut command)?;
+        let mut daemon = Self { process, host: host.clone(), _config: file };
+        daemon.process.wait_ready(|_| metrics::get(host, ADMIN, "/livez").map(drop))?;
+        Ok(daemon)
+    }
+
+    /// Where clients connect to by IPv4.
+    pub fn v4(&self) -> SocketAddr {
+        self.host.v4(LISTENER_PORT)
+    }
+
+    /// Where clients connect to by IPv6.
+    pub fn v6(&self) -> SocketAddr {
+        self.host.v6(LISTENER_PORT)
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The host that it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Its metrics now.
+    pub fn metrics(&self) -> Result<Metrics> {
+        metrics::get(&self.host, ADMIN, "/metrics")?.parse()
+    }
+
+    /// Waits until the series of `name` with these labels add up to `expected`.
+    pub fn wait_metric(&self, name: &str, labels: &[(&str, &str)], expected: f64) -> Result<()> {
+        eventually(&format!("{name} {labels:?} is {expected}"), || {
+            let metrics = self.metrics()?;
+            let value = metrics.value(name, labels);
+            ensure!(value == expected, "it is {value}\n{}", metrics.lines(name));
+            Ok(())
+        })
+    }
+
+    /// Waits until this many sessions ended in this way, and none in another.
+    pub fn wait_ended(&self, sessions: u32, end: &str) -> Result<()> {
+        self.wait_metric("landbridge_sessions_total", &[("end", end)], sessions.into())?;
+        let metrics = self.metrics()?;
+        let all = metrics.value("landbridge_sessions_total", &[]);
+        ensure!(all == f64::from(sessions), "others ended too\n{}", metrics.lines("landbridge_sessions_total"));
+        Ok(())
+    }
+
+    /// Physical memory of the process, in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(&path)?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).context("VmRSS is in kB")?;
+        Ok(kibibytes.trim().parse::<u64>()? * 1024)
+    }
+
+    /// From now on it can have this many file descriptors, and not raise that.
+    pub fn limit_descriptors(&self, limit: u64) -> Result<()> {
+        let mut command = self.host.command("prlimit");
+        command.arg(format!("--pid={}", self.process.id())).arg(format!("--nofile={limit}:{limit}"));
+        Process::start("prlimit", &mut command)?.succeed(PATIENCE).map(drop)
+    }
+
+    /// How many file descriptors it has.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
+    }
+
+    /// Ends it with SIGTERM; an error unless it exits with 0 within `limit`.
+    pub fn stop_within(&mut self, limit: Duration) -> Result<Finished> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.wait_exit(limit)
+    }
+
+    /// Ends it with SIGTERM; an error unless it exits with 0 soon.
+    pub fn stop(&mut self) -> Result<Finished> {
+        self.stop_within(PATIENCE)
+    }
+
+    /// Waits for its end; an error unless it exits with 0 within `limit`.
+    pub fn wait_exit(&mut self, limit: Duration) -> Result<Finished> {
+        let finished = self.process.finish(limit)?;
+        if finished.code() != 0 {
+            bail!("landbridge ended with {}", finished.status);
+        }
+        Ok(finished)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // The test runner shows this only when the test fails.
+        println!("--- log of landbridge\n{}{}---", self.process.stdout(), self.process.stderr());
+    }
+}

@@ -1,0 +1,143 @@
+//! A host: a network namespace with a name for messages and an address of each family.
+//!
+//! The namespace itself is anonymous. The kernel keeps it as long as something refers to it, which is this handle or a
+//! socket or process inside, so nothing has to be removed and nothing stays behind when a test panics or is killed.
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+
+/// Links between hosts lose nothing and have no delay.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A host of a test.
+#[derive(Debug, Clone)]
+pub struct Host {
+    name: String,
+    namespace: Arc<OwnedFd>,
+    v4: IpAddr,
+    v6: IpAddr,
+}
+
+impl Host {
+    /// Makes a host with nothing but a loopback device; [`crate::Net`] gives it the addresses that it is known by.
+    pub(crate) fn new(name: &str, v4: IpAddr, v6: IpAddr) -> Result<Self> {
+        let namespace = thread::spawn(|| -> io::Result<OwnedFd> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Ok(File::open("/proc/thread-self/ns/net")?.into())
+        })
+        .join()
+        .map_err(|_| anyhow!("the thread that makes a network namespace panicked"))?
+        .context("cannot make a network namespace; the end-to-end tests need root")?;
+        let host = Self { name: name.to_owned(), namespace: Arc::new(namespace), v4, v6 };
+        host.ip("link set lo up")?;
+        Ok(host)
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its IPv4 address with `port`.
+    pub fn v4(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.v4, port)
+    }
+
+    /// Its IPv6 address with `port`.
+    pub fn v6(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.v6, port)
+    }
+
+    /// Runs `work` on a thread inside the host; sockets that it makes stay there.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let finished = thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                self.join_namespace();
+                work()
+            });
+            inside.join()
+        });
+        finished.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Runs `work` on a thread inside the host, alongside the test.
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let host = self.clone();
+        thread::spawn(move || {
+            host.join_namespace();
+            work()
+        })
+    }
+
+    /// A command that will run inside the host, and be killed when the thread that starts it ends.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let namespace = Arc::clone(&self.namespace);
+        let prepare = move || {
+            setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
+            set_pdeathsig(Signal::SIGKILL)?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec only two system calls run; they neither allocate nor take a lock.
+        unsafe { command.pre_exec(prepare) };
+        command
+    }
+
+    /// Runs `ip` with `arguments` inside the host.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        let output = self.command("ip").args(arguments.split_whitespace()).output().context("cannot run `ip`")?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`ip {arguments}` on {}: {}", self.name, complaint.trim());
+        Ok(())
+    }
+
+    /// Connects from the host to `address`.
+    pub fn connect(&self, address: SocketAddr) -> Result<TcpStream> {
+        self.try_connect(address).with_context(|| format!("{} cannot connect to {address}", self.name))
+    }
+
+    /// Connects from the host to `address`, for tests in which it may fail.
+    pub fn try_connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = self.enter(|| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Connects to `address` from `source`, another address of the host.
+    pub fn connect_from(&self, source: IpAddr, address: SocketAddr) -> Result<TcpStream> {
+        let connect = || -> io::Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+            socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)?;
+            Ok(socket.into())
+        };
+        self.enter(connect).with_context(|| format!("{} cannot connect to {address} from {source}", self.name))
+    }
+
+    /// Listens on `address` of the host.
+    pub fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
+        self.enter(|| TcpListener::bind(address)).with_context(|| format!("{} cannot listen on {address}", self.name))
+    }
+
+    /// A path that names the namespace for `ip`.
+    pub(crate) fn namespace_path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
+    }
+
+    fn join_namespace(&self) {
+        setns(&*self.namespace, CloneFlags::CLONE_NEWNET).expect("a namespace that was made can be entered");
+    }
+}

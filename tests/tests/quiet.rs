@@ -1,0 +1,110 @@
+//! Sessions without bytes: a quiet one lives, an abandoned one is found.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use landbridge_tests::targets::{Echo, Sample, Scripted};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, Process, SocketExt, Tool};
+
+/// Short limits for a peer that does not answer. A peer that answers and has nothing to say is not held to them.
+const KEEPALIVE: &str = "keepalive = \"1s\"";
+const USER_TIMEOUT: &str = "user_timeout = \"2s\"";
+
+/// A prompt that is processed for a minute, under limits that are as much shorter than the usual ones.
+#[test]
+fn a_stream_that_stays_quiet_is_not_cut() -> Result<()> {
+    const GAP: Duration = Duration::from_secs(6);
+    let net = Net::new(1)?;
+    let sample = Sample::start(&net.targets[0], 9000, "gpu-1", &["--quiet-gap", "6s", "--tokens", "6"])?;
+    let group = Group::new("onprem").target(sample.address()).tcp(KEEPALIVE).tcp(USER_TIMEOUT);
+    let config = Config::new([group.tcp("connect_timeout = \"1s\"")])
+        .listener("half_close_timeout = \"1s\"")
+        .listener_tcp(KEEPALIVE)
+        .listener_tcp(USER_TIMEOUT);
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let since = Instant::now();
+    let mut curl = Tool::Curl.on(&net.client)?;
+    curl.args(["--silent", "--show-error", "--fail", "--no-buffer"])
+        .args(["--json", r#"{"messages": [{"role": "user", "content": "think"}], "stream": true}"#])
+        .arg(format!("http://{}/v1/chat/completions", daemon.v4()));
+    let stream = Process::start("curl", &mut curl)?.succeed(GAP + PATIENCE)?;
+    ensure!(since.elapsed() >= GAP, "the gap lasted {:?}", since.elapsed());
+    for token in ["gpu-1:", " token-1", " token-5"] {
+        ensure!(stream.contains(&format!("{{\"content\":\"{token}\"}}")), "{token} is missing: {stream}");
+    }
+    ensure!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn idle_timeout_cuts_what_is_idle_and_nothing_else() -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| stream.read_to_ending())?;
+    let config = Config::single(target.address()).listener("idle_timeout = \"1s\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    // Bytes in one direction are enough.
+    let since = Instant::now();
+    while since.elapsed() < LIMIT * 2 {
+        client.write_all(b"x")?;
+        client.expect_quiet(LIMIT / 4)?;
+    }
+    let since = Instant::now();
+    client.expect_ending(Ending::Reset)?;
+    // The last byte was sent a quarter of the limit before.
+    let idle = since.elapsed() + LIMIT / 4;
+    ensure!(idle >= LIMIT && idle < LIMIT * 3, "it was cut after {idle:?}");
+    ensure!(target.outcome()?.1 == Ending::Reset);
+    daemon.wait_ended(1, "idle")?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_target_that_lost_power_is_found_by_a_quiet_session() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let group = Group::new("onprem").target(echo.address()).tcp(KEEPALIVE).tcp(USER_TIMEOUT);
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let mut client = net.client.connect(daemon.v4())?;
+    client.expect_echo(b"alive")?;
+    net.cut_target(0)?;
+    client.expect_ending(Ending::Reset)?;
+    daemon.wait_ended(1, "target_reset")?;
+    daemon.stop().map(drop)
+}
+
+/// Keepalive does not run while data is unacknowledged; then the user timeout is what counts.
+#[test]
+fn a_target_that_lost_power_is_found_by_a_sending_session() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let group = Group::new("onprem").target(echo.address()).tcp("keepalive = \"1h\"").tcp(USER_TIMEOUT);
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let mut client = net.client.connect(daemon.v4())?;
+    client.expect_echo(b"alive")?;
+    net.cut_target(0)?;
+    client.write_all(b"anybody there?")?;
+    client.expect_ending(Ending::Reset)?;
+    daemon.wait_ended(1, "target_reset")?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_client_that_lost_power_is_found() -> Result<()> {
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        stream.write_all(b"alive")?;
+        stream.read_to_ending()
+    })?;
+    let config = Config::single(target.address()).listener_tcp(KEEPALIVE).listener_tcp(USER_TIMEOUT);
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    client.expect(b"alive")?;
+    net.cut_client()?;
+    ensure!(target.outcome()? == (Vec::new(), Ending::Reset));
+    daemon.wait_ended(1, "client_reset")?;
+    daemon.stop().map(drop)
+}
