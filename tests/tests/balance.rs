@@ -141,6 +141,7 @@ fn least_connections_fills_up_what_is_empty() -> Result<()> {
     // By round-robin two of these would go to b.
     sessions.extend(Held::open(&net, &daemon, 6)?);
     assert_eq!(shares(&sessions), expected(&[("a", 6), ("b", 3)]));
+    drop(sessions);
     daemon.stop().map(drop)
 }
 

@@ -1,6 +1,6 @@
 //! How a session ends: each leg sees what the other end did.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -112,23 +112,26 @@ fn a_reset_by_the_target_reaches_a_client_that_finished() -> Result<()> {
 /// The daemon waits for room towards the client when the reset comes; it must notice all the same.
 #[test]
 fn a_reset_by_the_target_reaches_a_client_that_does_not_read() -> Result<()> {
-    on_each_datapath(
-        |mut stream| {
+    /// More than all buffers on the way can hold.
+    const TOO_MUCH: u64 = 512 << 20;
+    let net = Net::new(1)?;
+    for datapath in DATAPATHS {
+        let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
             stream.set_write_timeout(Some(MOMENT * 3))?;
-            // Ends with an error when all buffers on the way are full.
-            std::io::copy(&mut std::io::repeat(b'x'), &mut stream).expect_err("the client does not read");
-            stream.reset()?;
-            Ok((Vec::new(), Ending::Reset))
-        },
-        |mut client| {
-            std::thread::sleep(MOMENT * 20);
-            let (received, ending) = client.read_to_ending()?;
-            ensure!(ending == Ending::Reset && received.iter().all(|byte| *byte == b'x'));
-            Ok(())
-        },
-        (b"", Ending::Reset),
-        "target_reset",
-    )
+            let stuck = io::copy(&mut io::repeat(b'x').take(TOO_MUCH), &mut stream);
+            ensure!(stuck.is_err(), "somebody reads");
+            stream.reset()
+        })?;
+        let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
+        let mut daemon = Daemon::start(&net.proxy, &config)?;
+        let mut client = net.client.connect(daemon.v4())?;
+        target.outcome()?;
+        daemon.wait_ended(1, "target_reset").with_context(|| format!("datapath {datapath}"))?;
+        let (received, ending) = client.read_to_ending()?;
+        ensure!(ending == Ending::Reset && received.iter().all(|byte| *byte == b'x'), "datapath {datapath}");
+        daemon.stop()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Echo;
 use landbridge_tests::{Config, Daemon, Net, SocketExt, eventually};
 
@@ -50,13 +50,13 @@ fn running_out_of_descriptors_is_survived() -> Result<()> {
     let served = |clients: &mut [TcpStream]| clients.iter_mut().filter_map(|client| echo_now(client).ok()).count();
     let served_first = served(&mut clients);
     ensure!(served_first >= 1, "there is room for some");
-    ensure!(served_first <= ROOM as usize / 2, "{served_first} sessions need more than {ROOM} descriptors");
-    before.expect_echo(b"an old session does not notice")?;
+    ensure!(served_first < CLIENTS / 2, "{served_first} sessions need more than {ROOM} descriptors");
+    before.expect_echo(b"an old session does not notice").context("while there is no room")?;
     daemon.process().ensure_running()?;
 
     drop(clients);
     eventually("new sessions are served again", || echo_now(&mut net.client.connect(daemon.v4())?))?;
-    before.expect_echo(b"after")?;
+    before.expect_echo(b"after").context("when there is room again")?;
     drop(before);
     daemon.stop().map(drop)
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use landbridge_tests::targets::Scripted;
-use landbridge_tests::{Config, Daemon, Ending, Host, Net, SocketExt, eventually};
+use landbridge_tests::{
+    Config, Daemon, Ending, Host, LISTENER_PORT, Net, PATIENCE, Process, SocketExt, Tool, eventually,
+};
 use nix::sys::signal::Signal;
 
 /// Much less than any drain timeout below that must not be waited for.
@@ -22,12 +24,18 @@ fn target(host: &Host) -> Result<Scripted<Ending>> {
     })
 }
 
+/// Waits until nothing listens any more. Clients that only try would be sessions as long as something does.
 fn wait_until_refused(net: &Net, daemon: &Daemon) -> Result<()> {
-    eventually("new clients are refused", || {
-        let kind = net.client.try_connect(daemon.v4()).map_err(|error| error.kind());
-        ensure!(matches!(kind, Err(ErrorKind::ConnectionRefused)), "{kind:?}");
+    eventually("the listener is closed", || {
+        let mut ss = Tool::Ss.on(&net.proxy)?;
+        ss.args(["-H", "-l", "-t", "-n", "sport", "=", &format!(":{LISTENER_PORT}")]);
+        let listening = Process::start("ss", &mut ss)?.succeed(PATIENCE)?;
+        ensure!(listening.is_empty(), "{listening}");
         Ok(())
-    })
+    })?;
+    let error = net.client.try_connect(daemon.v4()).expect_err("a new client is refused");
+    ensure!(error.kind() == ErrorKind::ConnectionRefused, "{error}");
+    Ok(())
 }
 
 #[test]

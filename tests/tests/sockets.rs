@@ -121,5 +121,6 @@ fn the_kernel_holds_back_no_small_write() -> Result<()> {
     let each = since.elapsed() / TOKENS;
     ensure!(each < Duration::from_millis(20), "{each:?} for one small answer in two parts");
     target.outcome().context("target")?;
+    drop(client);
     daemon.stop().map(drop)
 }

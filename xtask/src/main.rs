@@ -15,6 +15,7 @@ mod toolchain;
 mod workspace;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -64,8 +65,22 @@ enum Verb {
     Lint,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    match run_verb(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // What was being done first, then why it failed, each on a line of its own.
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_verb(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Setup { tests } => setup::setup(tests).map(drop),
         Verb::Build { release } => build::build(Profile::from_release(release)).map(drop),
         Verb::Run { config, release } => run::run(config.as_deref(), Profile::from_release(release)),
