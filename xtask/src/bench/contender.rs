@@ -11,9 +11,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::host::{Net, PROXY, SPARE, TARGET};
+use super::lab::Lab;
 use super::peer_config;
 use super::process;
-use super::tools::Tools;
 use crate::child::Child;
 
 /// Worker threads or processes of every proxy.
@@ -122,15 +122,15 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts it; `serial` is its own, and chooses its ports.
-    pub(crate) fn start(contender: Contender, serial: u16, net: &Net, tools: &Tools) -> Result<Self> {
+    pub(crate) fn start(contender: Contender, serial: u16, lab: &Lab) -> Result<Self> {
         let base = 10_000 + serial * 10;
         let routes = Service::ALL
             .map(|service| Route { listen: (PROXY, base + service.index()).into(), targets: service.targets() });
-        let process = match command(contender, &routes, net, tools)? {
+        let process = match command(contender, &routes, lab)? {
             None => None,
             Some(mut command) => {
                 let child = process::start(contender.name(), &mut command)?;
-                net.proxy.wait_for(routes[0].listen).with_context(|| format!("{contender} did not start"))?;
+                lab.net.proxy.wait_for(routes[0].listen).with_context(|| format!("{contender} did not start"))?;
                 Some(child)
             }
         };
@@ -160,20 +160,22 @@ impl Running {
 }
 
 /// Writes the contender's configuration to the folder of results and returns what starts it; nothing for plain forwarding.
-fn command(contender: Contender, routes: &[Route], net: &Net, tools: &Tools) -> Result<Option<Command>> {
+fn command(contender: Contender, routes: &[Route], lab: &Lab) -> Result<Option<Command>> {
+    let Lab { net, tools, sessions, .. } = lab;
+    let sessions = *sessions;
     let folder = process::folder()?;
     let write = |extension: &str, text: String| {
         let path = folder.join(format!("{contender}.{extension}"));
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display())).map(|()| path)
     };
     let landbridge = |datapath| {
-        let file = write("toml", peer_config::landbridge(routes, datapath))?;
+        let file = write("toml", peer_config::landbridge(routes, datapath, sessions))?;
         let mut command = net.proxy.command(&tools.landbridge);
         command.arg("run").arg("--config").arg(file);
         Ok(Some(command))
     };
     let haproxy = |splice| {
-        let file = write("cfg", peer_config::haproxy(routes, splice))?;
+        let file = write("cfg", peer_config::haproxy(routes, splice, sessions))?;
         let mut command = net.proxy.command(available(&tools.haproxy)?);
         // In the foreground, and one process.
         command.arg("-db").arg("-f").arg(file);
@@ -187,7 +189,7 @@ fn command(contender: Contender, routes: &[Route], net: &Net, tools: &Tools) -> 
         Contender::HaproxyNoSplice => haproxy(false),
         Contender::Nginx => {
             let nginx = available(&tools.nginx_stream)?;
-            let file = write("conf", peer_config::nginx(routes, &nginx.module, &folder))?;
+            let file = write("conf", peer_config::nginx(routes, &nginx.module, &folder, sessions))?;
             // Its workers are processes: in a namespace of process ids they end with the first process.
             let mut command = net.proxy.command("unshare");
             command.args(["--pid", "--fork", "--kill-child"]).arg(&nginx.program);
@@ -195,7 +197,7 @@ fn command(contender: Contender, routes: &[Route], net: &Net, tools: &Tools) -> 
             Ok(Some(command))
         }
         Contender::Envoy => {
-            let file = write("json", peer_config::envoy(routes)?)?;
+            let file = write("json", peer_config::envoy(routes, sessions)?)?;
             let mut command = net.proxy.command(available(&tools.envoy)?);
             command.arg("--config-path").arg(file).arg("--concurrency").arg(WORKERS.to_string());
             command.args(["--disable-hot-restart", "--log-level", "warning"]);

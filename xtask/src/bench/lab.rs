@@ -25,12 +25,14 @@ const FILES: [usize; 2] = [64, 16 << 10];
 pub(crate) struct Lab {
     pub(crate) net: Net,
     pub(crate) tools: Tools,
+    /// What every proxy's limits are set to.
+    pub(crate) sessions: usize,
     _targets: Vec<Child>,
 }
 
 impl Lab {
     /// Makes the network and starts the targets.
-    pub(crate) fn new(tools: Tools) -> Result<Self> {
+    pub(crate) fn new(tools: Tools, sessions: usize) -> Result<Self> {
         let net = Net::new()?;
         let root = process::folder()?.join("target");
         make_folder(&root)?;
@@ -54,7 +56,7 @@ impl Lab {
             targets.push(process::start(name, command)?);
             net.targets.wait_for(address(service)).with_context(|| format!("{name} did not start"))?;
         }
-        Ok(Self { net, tools, _targets: targets })
+        Ok(Self { net, tools, sessions, _targets: targets })
     }
 }
 

@@ -70,7 +70,7 @@ impl<'a> Field<'a> {
     }
 
     fn launch(&mut self, contender: Contender) -> Result<Running> {
-        let running = Running::start(contender, self.serial, &self.lab.net, &self.lab.tools)?;
+        let running = Running::start(contender, self.serial, self.lab)?;
         self.serial = (self.serial + 1) % SERIALS;
         Ok(running)
     }

@@ -8,6 +8,7 @@ mod contender;
 mod document;
 mod host;
 mod lab;
+mod limits;
 mod machine;
 mod measure;
 mod metric;
@@ -26,7 +27,6 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use nix::sys::resource::{Resource, setrlimit};
 
 use self::contender::Contender;
 use self::lab::Lab;
@@ -37,9 +37,6 @@ use self::tools::Tools;
 use self::workload::{Effort, Workload};
 use crate::progress::Progress;
 use crate::workspace;
-
-/// Enough for every proxy's two sockets and pipes of 10,000 sessions, and what HAProxy reserves for its limit.
-const OPEN_FILES: u64 = 1 << 19;
 
 /// What to measure.
 #[derive(Args)]
@@ -61,15 +58,14 @@ pub(crate) struct Arguments {
 /// Sets up, measures and reports.
 pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "measuring needs root (network namespaces)");
-    let effort = Effort { quick: arguments.quick };
+    let effort = Effort { quick: arguments.quick, sessions: limits::raise()? };
     let workloads = selected(effort, &arguments.only)?;
     let peers = peers(effort, &arguments.against);
-    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("cannot raise the limit of open files")?;
 
     let tools = Tools::ensure()?;
     let versions = tools.versions();
     let started = Instant::now();
-    let lab = Lab::new(tools)?;
+    let lab = Lab::new(tools, effort.sessions)?;
     let machine = Machine::read()?;
     let mut field = Field::start(&lab, effort, &peers)?;
     let mut progress = Progress::of(workloads.len());
@@ -164,7 +160,7 @@ mod tests {
 
     #[test]
     fn forwarding_always_takes_part_and_nobody_twice() {
-        let quick = Effort { quick: true };
+        let quick = Effort { quick: true, sessions: 10_000 };
         assert_eq!(peers(quick, &[]), [Contender::Forward, Contender::Haproxy]);
         let against = [Contender::Nginx, Contender::Forward, Contender::Nginx, Contender::Landbridge];
         assert_eq!(peers(quick, &against), [Contender::Forward, Contender::Nginx]);
@@ -172,7 +168,7 @@ mod tests {
 
     #[test]
     fn unknown_workloads_are_named() {
-        let quick = Effort { quick: true };
+        let quick = Effort { quick: true, sessions: 10_000 };
         let error = selected(quick, &["bluk".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("\"bluk\"") && error.contains("bulk-up-1"), "{error}");
         assert_eq!(selected(quick, &["bulk-up".to_owned()]).unwrap().len(), 2);

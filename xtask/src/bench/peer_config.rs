@@ -1,5 +1,5 @@
-//! The configurations: for every proxy two workers, the same backlog, TCP_NODELAY (all have it by default), no limit in
-//! reach, no idle timeout in reach, and where there are two targets the same health checks as landbridge's defaults.
+//! The configurations: for every proxy two workers, the same backlog, TCP_NODELAY (all have it by default), the same limit of
+//! sessions, no idle timeout in reach, and where there are two targets the same health checks as landbridge's defaults.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,11 +10,8 @@ use serde_json::{Value, json};
 
 use super::contender::{BACKLOG, Route, WORKERS};
 
-/// Sessions that no workload reaches.
-const MANY: usize = 100_000;
-
 /// landbridge's own.
-pub(crate) fn landbridge(routes: &[Route], datapath: &str) -> String {
+pub(crate) fn landbridge(routes: &[Route], datapath: &str, sessions: usize) -> String {
     let mut text = format!("[runtime]\nworkers = {WORKERS}\n\n[admin]\nlisten = \"off\"\n");
     for (index, route) in routes.iter().enumerate() {
         let tiers = 0..route.targets.len();
@@ -22,7 +19,7 @@ pub(crate) fn landbridge(routes: &[Route], datapath: &str) -> String {
         let (listen, groups) = (route.listen, groups.join(", "));
         text += &format!(
             "\n[[listener]]\nname = \"route{index}\"\nbind = [\"{listen}\"]\ngroups = [{groups}]\n\
-             datapath = \"{datapath}\"\nmax_connections = {MANY}\n"
+             datapath = \"{datapath}\"\nmax_connections = {sessions}\n"
         );
         for (tier, target) in route.targets.iter().enumerate() {
             text += &format!(
@@ -35,12 +32,12 @@ pub(crate) fn landbridge(routes: &[Route], datapath: &str) -> String {
 }
 
 /// HAProxy's.
-pub(crate) fn haproxy(routes: &[Route], splice: bool) -> String {
+pub(crate) fn haproxy(routes: &[Route], splice: bool, sessions: usize) -> String {
     let splice = if splice { "    option splice-auto\n" } else { "" };
     let mut text = format!(
-        "global\n    nbthread {WORKERS}\n    maxconn {MANY}\n\n\
+        "global\n    nbthread {WORKERS}\n    maxconn {sessions}\n\n\
          defaults\n    mode tcp\n{splice}    option redispatch 1\n    retries 2\n    backlog {BACKLOG}\n    \
-         maxconn {MANY}\n    timeout connect 1s\n    timeout client 1h\n    timeout server 1h\n"
+         maxconn {sessions}\n    timeout connect 1s\n    timeout client 1h\n    timeout server 1h\n"
     );
     for (index, route) in routes.iter().enumerate() {
         text += &format!("\nlisten route{index}\n    bind {}\n", route.listen);
@@ -54,13 +51,12 @@ pub(crate) fn haproxy(routes: &[Route], splice: bool) -> String {
 }
 
 /// nginx's, with the stream module. It asks no target for its health; it leaves one out after a failed connection.
-pub(crate) fn nginx(routes: &[Route], module: &Path, folder: &Path) -> String {
+pub(crate) fn nginx(routes: &[Route], module: &Path, folder: &Path, sessions: usize) -> String {
     let (module, folder) = (module.display(), folder.display());
     let mut text = format!(
         "load_module {module};\ndaemon off;\nuser root;\npid {folder}/nginx-stream.pid;\n\
-         worker_processes {WORKERS};\nworker_rlimit_nofile {};\nevents {{ worker_connections {}; }}\nstream {{\n",
-        4 * MANY,
-        2 * MANY,
+         worker_processes {WORKERS};\nevents {{ worker_connections {}; }}\nstream {{\n",
+        2 * sessions,
     );
     for (index, route) in routes.iter().enumerate() {
         text += &format!("    upstream route{index} {{\n");
@@ -78,9 +74,9 @@ pub(crate) fn nginx(routes: &[Route], module: &Path, folder: &Path) -> String {
 }
 
 /// Envoy's.
-pub(crate) fn envoy(routes: &[Route]) -> Result<String> {
+pub(crate) fn envoy(routes: &[Route], sessions: usize) -> Result<String> {
     let listeners: Vec<Value> = routes.iter().enumerate().map(envoy_listener).collect();
-    let clusters: Vec<Value> = routes.iter().enumerate().map(envoy_cluster).collect();
+    let clusters: Vec<Value> = routes.iter().enumerate().map(|route| envoy_cluster(route, sessions)).collect();
     let resources = json!({"static_resources": {"listeners": listeners, "clusters": clusters}});
     serde_json::to_string_pretty(&resources).context("cannot write Envoy's configuration")
 }
@@ -89,7 +85,7 @@ pub(crate) fn envoy(routes: &[Route]) -> Result<String> {
 pub(crate) fn target(address: SocketAddr, root: &Path) -> String {
     let root = root.display();
     let mut text = format!("daemon off;\nmaster_process off;\nuser root;\npid {root}/nginx.pid;\n");
-    text += "worker_rlimit_nofile 200000;\nevents { worker_connections 100000; }\nhttp {\n    access_log off;\n";
+    text += "events { worker_connections 20000; }\nhttp {\n    access_log off;\n";
     text += "    keepalive_requests 1000000000;\n    keepalive_timeout 1h;\n    open_file_cache max=10;\n    sendfile on;\n";
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         // Writing to a string cannot fail.
@@ -115,8 +111,9 @@ fn envoy_listener((index, route): (usize, &Route)) -> Value {
     })
 }
 
-fn envoy_cluster((index, route): (usize, &Route)) -> Value {
-    let limits = |priority| json!({"priority": priority, "max_connections": MANY, "max_pending_requests": MANY});
+fn envoy_cluster((index, route): (usize, &Route), sessions: usize) -> Value {
+    let limits =
+        |priority| json!({"priority": priority, "max_connections": sessions, "max_pending_requests": sessions});
     let endpoints = route.targets.iter().enumerate().map(|(priority, target)| {
         json!({
             "priority": priority,
@@ -166,18 +163,18 @@ mod tests {
 
     #[test]
     fn the_second_target_is_the_reserve_everywhere() {
-        assert!(landbridge(&routes(), "auto").contains("name = \"route1-tier1\"\ntier = 1"));
-        assert!(haproxy(&routes(), true).contains("server target1 10.0.1.2:81 check"));
-        assert!(haproxy(&routes(), true).trim_end().ends_with("backup"));
-        assert!(nginx(&routes(), Path::new("m"), Path::new("f")).contains("server 10.0.1.2:81 backup;"));
-        let envoy: Value = serde_json::from_str(&envoy(&routes()).unwrap()).unwrap();
+        assert!(landbridge(&routes(), "auto", 9).contains("name = \"route1-tier1\"\ntier = 1"));
+        assert!(haproxy(&routes(), true, 9).contains("server target1 10.0.1.2:81 check"));
+        assert!(haproxy(&routes(), true, 9).trim_end().ends_with("backup"));
+        assert!(nginx(&routes(), Path::new("m"), Path::new("f"), 9).contains("server 10.0.1.2:81 backup;"));
+        let envoy: Value = serde_json::from_str(&envoy(&routes(), 9).unwrap()).unwrap();
         let endpoints = &envoy["static_resources"]["clusters"][1]["load_assignment"]["endpoints"];
         assert_eq!(endpoints[1]["priority"], 1);
     }
 
     #[test]
     fn only_one_haproxy_splices() {
-        assert!(haproxy(&routes(), true).contains("splice-auto"));
-        assert!(!haproxy(&routes(), false).contains("splice"));
+        assert!(haproxy(&routes(), true, 9).contains("splice-auto"));
+        assert!(!haproxy(&routes(), false, 9).contains("splice"));
     }
 }

@@ -48,6 +48,8 @@ pub(crate) enum Death {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) quick: bool,
+    /// Sessions that a proxy can hold at once.
+    pub(crate) sessions: usize,
 }
 
 impl Effort {
@@ -77,7 +79,7 @@ impl Effort {
         workloads.push(Workload::Connects);
         let streams: &[usize] = if self.quick { &[1000] } else { &[1000, 5000] };
         workloads.extend(streams.iter().map(|&count| Workload::Streams { count }));
-        workloads.push(Workload::Idle { count: if self.quick { 2000 } else { 10_000 } });
+        workloads.push(Workload::Idle { count: if self.quick { 2000 } else { 10_000 }.min(self.sessions / 100 * 100) });
         workloads.push(Workload::Stalled);
         workloads.extend([Death::Process, Death::Host].map(Workload::Failover));
         workloads
@@ -188,7 +190,8 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<_> = Effort { quick: false }.workloads().iter().map(ToString::to_string).collect();
+        let mut names: Vec<_> =
+            Effort { quick: false, sessions: 10_000 }.workloads().iter().map(ToString::to_string).collect();
         names.sort();
         let count = names.len();
         names.dedup();
