@@ -2,21 +2,35 @@
 //!
 //! | program | type | attached to | minimum kernel |
 //! |---|---|---|---|
-//! | `verdict` | `sk_skb/stream_verdict` | the sockhash `SOURCES` | 5.10: before it, a verdict needed a parser program |
+//! | `verdict` | `sk_skb/stream_verdict` | the sockhash `SOURCES` | 5.11: the coarse clock; 5.10 for a verdict without a parser |
+//! | `gate` | `socket_filter` | each leg that was promoted | 5.12: compare and exchange |
+//!
+//! They work there; the daemon uses them from the kernels on that forward without known bugs.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod counters;
+mod flow;
+mod gate;
+mod limits;
 mod maps;
+mod tcp;
 mod verdict;
 
-use aya_ebpf::macros::stream_verdict;
+use aya_ebpf::macros::{socket_filter, stream_verdict};
 use aya_ebpf::programs::SkBuffContext;
 
-/// Decides about each packet that arrives on a leg in `SOURCES`.
+/// Decides about each packet that arrives on a leg in `SOURCES`, after TCP took it.
 #[stream_verdict]
 fn verdict(packet: SkBuffContext) -> u32 {
     verdict::decide(&packet).into()
+}
+
+/// Decides about each packet that arrives on a leg, before TCP sees it.
+#[socket_filter]
+fn gate(packet: SkBuffContext) -> i64 {
+    gate::decide(&packet).into()
 }
 
 #[panic_handler]

@@ -1,30 +1,32 @@
 //! The verdict on one packet: hand it to the other leg, or say why not.
 
-use core::arch::asm;
-
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::warn;
-use landbridge_common::{Cookie, Counter};
+use landbridge_common::{Counter, Flow, SEQUENCE_KNOWN};
 
-use crate::maps::{COUNTERS, FLOWS, PEERS};
+use crate::counters::count;
+use crate::maps::PEERS;
+use crate::tcp::TcpSock;
+use crate::{flow, limits};
 
 /// What becomes of a packet.
+///
+/// None is ever left to the receiving socket: what a verdict passes waits in the kernel's own queue, behind the other
+/// direction's backlog, and is lost when the socket closes. What is dropped here is missing when the daemon compares
+/// received with forwarded bytes, and it then resets both legs.
 pub(crate) enum Verdict {
     /// The other leg sends it on.
     Redirected,
     /// It is discarded.
     Drop,
-    /// The receiving socket queues it for user space.
-    Pass,
 }
 
 impl From<Verdict> for u32 {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             // The redirect helper has noted the socket; the action that makes the kernel follow it is SK_PASS.
-            Verdict::Redirected | Verdict::Pass => SK_PASS,
+            Verdict::Redirected => SK_PASS,
             Verdict::Drop => SK_DROP,
         }
     }
@@ -33,44 +35,47 @@ impl From<Verdict> for u32 {
 /// Decides about one packet and counts the decision.
 #[inline(always)]
 pub(crate) fn decide(packet: &SkBuffContext) -> Verdict {
+    let source = flow::cookie(packet);
+    let Some(flow) = flow::of(source) else {
+        // The daemon inserts the flow before the leg and removes it after the leg: a session that is being reset.
+        count(Counter::NoFlow, 1);
+        return Verdict::Drop;
+    };
+    note_progress(packet, flow);
+
     let len = u64::from(packet.len());
     if len == 0 {
         // A FIN without data. TCP has processed it already; redirected, it would break the other leg.
         count(Counter::EmptyDropped, 1);
         return Verdict::Drop;
     }
-
-    // SAFETY: the context is the one the kernel called the program with.
-    let cookie: Cookie = unsafe { bpf_get_socket_cookie(packet.skb.skb.cast()) };
-    let Some(flow) = FLOWS.get_ptr_mut(cookie) else {
-        count(Counter::NoFlow, 1);
-        warn!(packet, "leg {} is promoted but has no flow: left to user space", cookie);
-        return Verdict::Pass;
-    };
-
-    if PEERS.redirect_skb(packet, cookie, 0) != i64::from(SK_PASS) {
+    if PEERS.redirect_skb(packet, source, 0) != i64::from(SK_PASS) {
         count(Counter::NoPeer, 1);
-        warn!(packet, "the other leg of {} is gone: {} bytes dropped", cookie, len);
+        warn!(packet, "the other leg of {} is gone: {} bytes dropped", source, len);
         return Verdict::Drop;
     }
 
     // SAFETY: the map keeps the value in place, and the receiving socket's lock, which is held here, keeps every other
-    // writer of this flow away.
+    // writer of these fields away.
     unsafe {
         (*flow).redirected_packets += 1;
         (*flow).redirected_bytes += len;
+        limits::watch(flow, source, len);
     }
     count(Counter::RedirectedPackets, 1);
     count(Counter::RedirectedBytes, len);
     Verdict::Redirected
 }
 
+/// Notes how far the source has received: nothing that the gate let through up to there is still on its way to a verdict,
+/// except what this run of verdicts is about to take.
 #[inline(always)]
-fn count(slot: Counter, by: u64) {
-    if let Some(value) = COUNTERS.get_ptr_mut(slot as u32) {
-        // Atomic although the slot is this CPU's own: a verdict on a socket's backlog runs in process context, where a
-        // softirq with another verdict can interrupt it. The target's atomic types have no read-modify-write methods.
-        // SAFETY: the map keeps the value in place, aligned to 8 bytes, and everyone else only loads it.
-        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) value, in(reg) by, options(nostack)) };
+fn note_progress(packet: &SkBuffContext, flow: *mut Flow) {
+    // SAFETY: the kernel sets the socket for the time of the verdict, and the map keeps the value in place.
+    unsafe {
+        if let Some(source) = TcpSock::of((*packet.skb.skb).__bindgen_anon_2.sk) {
+            let processed = SEQUENCE_KNOWN | u64::from(source.rcv_nxt());
+            (&raw mut (*flow).processed).write_volatile(processed);
+        }
     }
 }

@@ -3,17 +3,15 @@
 //! A session is one task of one worker. Cancelling it resets both legs and counts the session as drained.
 
 use std::net::SocketAddr;
-use std::ops::Deref;
 
 use bytes::Bytes;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use crate::net::dial::{DialError, dial};
-use crate::net::options::reset_on_close;
+use crate::net::leg::Leg;
 use crate::net::proxy_protocol::{self, Origin};
 use crate::net::relay::{Relay, Settings};
 use crate::shared::Lease;
@@ -35,25 +33,41 @@ struct Session<'a> {
     end: SessionEnd,
 }
 
+/// A session whose target is connected.
+struct Begun<'a> {
+    target: Leg,
+    /// What goes to the target first.
+    head: Bytes,
+    /// Bytes that were read from the client.
+    read: u64,
+    lease: Lease<'a>,
+}
+
 impl<'a> Session<'a> {
     async fn run(&mut self, mut client: Leg, peer: SocketAddr) -> SessionEnd {
-        let end = match self.begin(&client, peer).await {
-            Ok((mut target, head, lease)) => {
-                let end = self.relay(&client, &target, head, lease.id()).await;
-                target.orderly = end.is_orderly();
+        match self.begin(&client, peer).await {
+            Ok(Begun { target, head, read, lease }) => {
+                let listener = &self.worker.shared.config.listeners[self.listener];
+                let kernel = self.worker.kernel.as_ref();
+                let settings = Settings::new(listener, kernel.is_some());
+                let (buffers, cell) = (&self.worker.buffers, self.route(lease.id()));
+                Relay::new((client, target), (head, read), settings, buffers, kernel, cell).run().await
+            }
+            Err(end) => {
+                if end.is_orderly() {
+                    client.close_in_order();
+                }
                 end
             }
-            Err(end) => end,
-        };
-        client.orderly = end.is_orderly();
-        end
+        }
     }
 
-    /// Everything before bytes are forwarded. Returns the target leg and what goes to it first.
-    async fn begin(&mut self, client: &TcpStream, peer: SocketAddr) -> Result<(Leg, Bytes, Lease<'a>), SessionEnd> {
+    /// Everything before bytes are forwarded.
+    async fn begin(&mut self, client: &Leg, peer: SocketAddr) -> Result<Begun<'a>, SessionEnd> {
         let shared = &*self.worker.shared;
         let listener = &shared.config.listeners[self.listener];
-        let accepted = proxy_protocol::accept(client, listener.accept_proxy).await.map_err(|error| {
+        let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
+        let accepted = proxy_protocol::accept(stream, listener.accept_proxy).await.map_err(|error| {
             debug!(%peer, listener = listener.name, "{error}");
             SessionEnd::BadProxyHeader
         })?;
@@ -61,13 +75,13 @@ impl<'a> Session<'a> {
             Some(origin) => origin,
             None => Origin {
                 source: peer,
-                destination: client.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
+                destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
             },
         };
         let (target, lease) = tokio::select! {
             biased;
             connected = self.connect(origin) => connected?,
-            _ = client.ready(Interest::ERROR) => return Err(SessionEnd::ClientGone),
+            () = client.failed() => return Err(SessionEnd::ClientGone),
         };
         self.target = Some(lease.id());
 
@@ -77,7 +91,7 @@ impl<'a> Session<'a> {
         };
         head.extend_from_slice(&accepted.rest);
         self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(accepted.rest.len() as u64);
-        Ok((target, head.into(), lease))
+        Ok(Begun { target, head: head.into(), read: accepted.read, lease })
     }
 
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
@@ -109,11 +123,6 @@ impl<'a> Session<'a> {
                 }
             }
         }
-    }
-
-    async fn relay(&self, client: &TcpStream, target: &TcpStream, head: Bytes, id: TargetId) -> SessionEnd {
-        let settings = Settings::from(&self.worker.shared.config.listeners[self.listener]);
-        Relay::new(client, target, head, settings, &self.worker.buffers, self.route(id)).run().await
     }
 
     fn route(&self, id: TargetId) -> &'a RouteCell {
@@ -152,34 +161,5 @@ impl Drop for Session<'_> {
             None => &self.worker.shared.stats.listener(self.listener, self.worker.index).ends,
         };
         ends.of(self.end).add(1);
-    }
-}
-
-/// A connection that ends by RST unless its session ended in order: a peer must never take a stream that was cut
-/// for a whole one.
-struct Leg {
-    stream: TcpStream,
-    orderly: bool,
-}
-
-impl Leg {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, orderly: false }
-    }
-}
-
-impl Deref for Leg {
-    type Target = TcpStream;
-
-    fn deref(&self) -> &TcpStream {
-        &self.stream
-    }
-}
-
-impl Drop for Leg {
-    fn drop(&mut self) {
-        if !self.orderly {
-            reset_on_close(&self.stream);
-        }
     }
 }

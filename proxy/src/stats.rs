@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 
@@ -40,17 +41,20 @@ pub enum Carrier {
     Copy,
     /// `splice` through a pipe.
     Splice,
+    /// The kernel, from socket to socket.
+    Sockmap,
 }
 
 impl Carrier {
     /// All carriers, in the order of their cells.
-    pub const ALL: [Self; 2] = [Self::Copy, Self::Splice];
+    pub const ALL: [Self; 3] = [Self::Copy, Self::Splice, Self::Sockmap];
 
     /// The value of the metric label `datapath`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Copy => "copy",
             Self::Splice => "splice",
+            Self::Sockmap => "sockmap",
         }
     }
 }
@@ -92,6 +96,12 @@ pub struct RouteCell {
     pub connects: Counter,
     /// Connects that failed, in the order of [`FailureReason::ALL`].
     failures: [Counter; FailureReason::ALL.len()],
+    /// Directions that were handed to the kernel.
+    pub promotions: Counter,
+    /// Directions that the kernel refused.
+    pub promotion_failures: Counter,
+    /// Directions that came back from the kernel, in the order of [`Demotion::ALL`].
+    demotions: [Counter; Demotion::ALL.len()],
     /// Bytes read from one leg for the other, by direction and carrier.
     bytes: [[Counter; Carrier::ALL.len()]; Direction::ALL.len()],
 }
@@ -100,6 +110,11 @@ impl RouteCell {
     /// Failed connects for `reason`.
     pub fn failures(&self, reason: FailureReason) -> &Counter {
         &self.failures[reason as usize]
+    }
+
+    /// Directions that came back from the kernel because of `why`.
+    pub fn demotions(&self, why: Demotion) -> &Counter {
+        &self.demotions[why as usize]
     }
 
     /// Bytes that `carrier` moved in `direction`.

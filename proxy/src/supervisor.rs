@@ -1,6 +1,6 @@
 //! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
 //!
-//! Tasks: the admin server. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once.
+//! Tasks: the admin server, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once.
 
 use std::io;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminError};
 use crate::config::Config;
-use crate::fastpath::FastPath;
+use crate::fastpath::{FastPath, Limits};
 use crate::net::listener::{self, BindError};
 use crate::shared::Shared;
 use crate::worker::{self, Phase, WorkerError};
@@ -51,12 +51,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     if let Some(address) = admin_address {
         admin::start(address, Arc::clone(&shared), phase_changes.clone()).await?;
     }
-    // Held until the end: the programs are unloaded when it is dropped.
-    let _fastpath = start_fastpath();
+    let fastpath = start_fastpath();
 
     let mut running = FuturesUnordered::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
-        running.push(worker::start(index, sockets, Arc::clone(&shared), phase_changes.clone())?);
+        running.push(worker::start(index, sockets, Arc::clone(&shared), fastpath.clone(), phase_changes.clone())?);
     }
     for listener in &shared.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -111,14 +110,28 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, Bi
     Ok(sockets)
 }
 
-fn start_fastpath() -> Option<FastPath> {
-    match FastPath::start() {
+fn start_fastpath() -> Option<Arc<FastPath>> {
+    match FastPath::start(Limits::default()) {
         Ok(fastpath) => {
             info!("kernel fast path: loaded and tested");
+            let alarms = Arc::clone(&fastpath).run_alarms();
+            tokio::spawn(async move {
+                if let Err(error) = alarms.await {
+                    error!("the kernel's alarms are no longer heard: {error}");
+                }
+            });
+            if let Some(log) = fastpath.take_log() {
+                tokio::spawn(async move {
+                    if let Err(error) = log.forward().await {
+                        warn!("what the eBPF programs log is no longer shown: {error}");
+                    }
+                });
+            }
             Some(fastpath)
         }
         Err(reason) => {
-            warn!("kernel fast path: not available ({reason}); sessions are forwarded in user space");
+            let code = reason.reason();
+            warn!(code, "kernel fast path: not available ({}); sessions are forwarded in user space", reason.chain());
             None
         }
     }

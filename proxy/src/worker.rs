@@ -1,7 +1,7 @@
 //! A worker: one thread with a runtime of its own that accepts sessions and keeps each from accept to close.
 //!
 //! Every worker has a listening socket for each address; the kernel spreads connections over them (SO_REUSEPORT).
-//! Tasks: one acceptor per socket, one per session. On [`Phase::Draining`] the acceptors take what is already waiting and
+//! Tasks: one acceptor per socket, one per session, one that watches promoted directions. On [`Phase::Draining`] the acceptors take what is already waiting and
 //! close; on [`Phase::Ending`] the sessions are cancelled, which resets them.
 
 use std::io;
@@ -17,10 +17,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{error, warn};
 
+use crate::fastpath::FastPath;
+use crate::net::hangup::Hangups;
 use crate::net::listener::Acceptor;
-use crate::net::relay::Buffers;
+use crate::net::relay::{Buffers, Kernel};
 use crate::session;
 use crate::shared::Shared;
 
@@ -40,6 +42,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) buffers: Buffers,
+    /// The way into the kernel, if there is one.
+    pub(crate) kernel: Option<Kernel>,
 }
 
 /// Why a worker ended before it was told to.
@@ -67,6 +71,7 @@ pub(crate) fn start(
     index: usize,
     sockets: Vec<(usize, Socket)>,
     shared: Arc<Shared>,
+    fastpath: Option<Arc<FastPath>>,
     phase: watch::Receiver<Phase>,
 ) -> Result<impl Future<Output = Result<(), WorkerError>> + use<>, WorkerError> {
     let (done, ended) = oneshot::channel();
@@ -74,7 +79,7 @@ pub(crate) fn start(
         let result = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
-            .and_then(|runtime| runtime.block_on(run(index, sockets, shared, phase)));
+            .and_then(|runtime| runtime.block_on(run(index, sockets, shared, fastpath, phase)));
         // Nobody listens any more only when the daemon is exiting.
         let _ = done.send(result);
     };
@@ -92,9 +97,11 @@ async fn run(
     index: usize,
     sockets: Vec<(usize, Socket)>,
     shared: Arc<Shared>,
+    fastpath: Option<Arc<FastPath>>,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let worker = Rc::new(Worker { index, shared, buffers: Buffers::new() });
+    let kernel = fastpath.map(kernel).transpose()?;
+    let worker = Rc::new(Worker { index, shared, buffers: Buffers::new(), kernel });
     let tasks = TaskTracker::new();
     let ending = CancellationToken::new();
     for (listener, socket) in sockets {
@@ -117,6 +124,18 @@ async fn run(
         }
     }
     Ok(())
+}
+
+/// Starts what watches the directions that are in the kernel.
+fn kernel(fastpath: Arc<FastPath>) -> io::Result<Kernel> {
+    let hangups = Rc::new(Hangups::new()?);
+    let watching = Rc::clone(&hangups);
+    spawn_local(async move {
+        if let Err(error) = watching.run().await {
+            error!("promoted sessions are no longer watched: {error}");
+        }
+    });
+    Ok(Kernel { fastpath, hangups })
 }
 
 /// Waits for `wanted` or a later phase. Cancelling loses nothing.

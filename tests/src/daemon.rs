@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 
 use crate::config::ADMIN;
-use crate::{Config, Finished, Host, LISTENER_PORT, Metrics, PATIENCE, Process, binary, eventually, metrics};
+use crate::{Config, Finished, Host, LISTENER_PORT, Metrics, PATIENCE, Process, binary, eventually, http};
 
 /// A running `landbridge`, with one listener and its metrics.
 ///
@@ -30,7 +30,7 @@ impl Daemon {
         command.arg("run").arg("--config").arg(file.path());
         let process = Process::start("landbridge", &mut command)?;
         let mut daemon = Self { process, host: host.clone(), _config: file };
-        daemon.process.wait_ready(|_| metrics::get(host, ADMIN, "/livez").map(drop))?;
+        daemon.process.wait_ready(|_| http::get(host, ADMIN, "/livez").map(drop))?;
         Ok(daemon)
     }
 
@@ -54,9 +54,16 @@ impl Daemon {
         &self.host
     }
 
+    /// Status and body of a path of the admin address.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        http::get(&self.host, ADMIN, path)
+    }
+
     /// Its metrics now.
     pub fn metrics(&self) -> Result<Metrics> {
-        metrics::get(&self.host, ADMIN, "/metrics")?.parse()
+        let (status, body) = self.get("/metrics")?;
+        ensure!(status == 200, "/metrics answers {status}: {body}");
+        body.parse()
     }
 
     /// Waits until the series of `name` with these labels add up to `expected`.
@@ -123,6 +130,6 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // The test runner shows this only when the test fails.
-        println!("--- log of landbridge\n{}{}---", self.process.stdout(), self.process.stderr());
+        println!("--- log of landbridge\n{}---", self.process.kill());
     }
 }

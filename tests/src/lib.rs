@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod daemon;
 mod host;
+mod http;
 mod metrics;
 mod net;
 mod pattern;

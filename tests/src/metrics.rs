@@ -1,11 +1,8 @@
 //! Reading `/metrics`: the Prometheus text format, as far as landbridge uses it.
 
-use std::io::{Read, Write};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, ensure};
-
-use crate::{Host, PATIENCE};
+use anyhow::{Context, Result};
 
 /// All series of one scrape.
 #[derive(Debug, Clone)]
@@ -66,19 +63,6 @@ impl Series {
 fn parse_labels(text: &str) -> Option<Vec<(String, String)>> {
     let pairs = text.split("\",").map(|pair| pair.strip_suffix('"').unwrap_or(pair));
     pairs.map(|pair| pair.split_once("=\"").map(|(key, value)| (key.to_owned(), value.to_owned()))).collect()
-}
-
-/// The body of `path` on `authority`, asked from inside `host`; an error unless the status is 200.
-pub(crate) fn get(host: &Host, authority: &str, path: &str) -> Result<String> {
-    let mut stream = host.try_connect(authority.parse()?)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    // HTTP/1.0 answers end with the connection and are never chunked.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
-    ensure!(head.split(' ').nth(1) == Some("200"), "{path} answers {head}");
-    Ok(body.to_owned())
 }
 
 #[cfg(test)]

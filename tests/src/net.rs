@@ -3,14 +3,22 @@
 //! Every test has the same addresses because no test sees another's hosts. Nothing is routed between the links, so
 //! what arrives at a target can only have come through the proxy.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::Host;
+use crate::{Host, eventually};
 
 /// Nobody has this hardware address: what is sent to it is lost without an answer.
 const NOBODY: &str = "02:00:00:00:00:99";
+
+/// A host that has just been made listens nowhere.
+const CLOSED_PORT: u16 = 9;
+
+/// How long a host that is reached takes to refuse, with much to spare.
+const ANSWER: Duration = Duration::from_millis(100);
 
 /// A client, a proxy and targets.
 #[derive(Debug)]
@@ -89,6 +97,15 @@ fn join(proxy: &Host, host: &Host, link: u8) -> Result<()> {
         end.ip(&format!("addr add {v4}/24 dev {device}"))?;
         // Duplicate address detection would keep the address unusable for a second.
         end.ip(&format!("addr add {v6}/64 dev {device} nodad"))?;
+    }
+    // A link that has just come up may still drop packets, and a lost SYN costs a second.
+    for address in [host.v4(CLOSED_PORT), host.v6(CLOSED_PORT)] {
+        eventually(&format!("the proxy reaches {address}"), || {
+            let answer = proxy.enter(|| TcpStream::connect_timeout(&address, ANSWER));
+            let kind = answer.map_err(|error| error.kind());
+            ensure!(matches!(kind, Err(ErrorKind::ConnectionRefused)), "{kind:?}");
+            Ok(())
+        })?;
     }
     Ok(())
 }

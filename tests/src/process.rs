@@ -105,6 +105,14 @@ impl Process {
         Ok(Finished { status, stdout: self.stdout.finish(), stderr: self.stderr.finish() })
     }
 
+    /// Kills it and returns all that it printed, standard error last.
+    pub(crate) fn kill(&mut self) -> String {
+        // It may have ended already, and then there is nothing to do.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        self.stdout.finish() + &self.stderr.finish()
+    }
+
     /// Waits for its end like [`Self::finish`] and returns its standard output; an error unless it ended with 0.
     pub fn succeed(&mut self, limit: Duration) -> Result<String> {
         let Finished { status, stdout, stderr } = self.finish(limit)?;

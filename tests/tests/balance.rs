@@ -1,11 +1,11 @@
 //! Which target a session gets.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::{Result, ensure};
-use landbridge_tests::targets::{Sample, Scripted};
+use landbridge_tests::targets::{ProxyHeader, Sample, Scripted};
 use landbridge_tests::{Config, Daemon, Group, Net, PATIENCE, Process, SocketExt, Tool};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -192,6 +192,28 @@ fn source_hash_sends_a_client_to_its_target() -> Result<()> {
         ensure!(after != "c" && (before == "c" || before == after), "{of_three:?} {of_two:?}");
     }
     Ok(())
+}
+
+/// Behind a balancer all connections come from the same few addresses; the header tells whose they are.
+#[test]
+fn source_hash_goes_by_the_header() -> Result<()> {
+    let net = Net::new(1)?;
+    let named = Named::start(&net)?;
+    let group = named.group("onprem", &[""; 3]).with("balance = \"source-hash\"");
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]).listener("accept_proxy = \"v2\""))?;
+    let round = || -> Result<Vec<String>> {
+        let session = |last| {
+            let source = SocketAddr::new([192, 0, 2, last].into(), 4711);
+            let mut stream = net.client.connect(daemon.v4())?;
+            stream.write_all(&ProxyHeader { version: 2, source, destination: daemon.v4() }.bytes())?;
+            Held::new(stream).map(|held| held.name)
+        };
+        (1..=30).map(session).collect()
+    };
+    let first = round()?;
+    assert_eq!(first, round()?);
+    ensure!(NAMES.iter().all(|name| first.iter().any(|choice| choice == name)), "{first:?}");
+    daemon.stop().map(drop)
 }
 
 #[test]

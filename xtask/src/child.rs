@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus};
 
 use anyhow::{Context as _, Result};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 /// A running program; killed when dropped.
@@ -19,8 +19,14 @@ impl Child {
     /// what order the others end. Call it on the main thread: the kernel kills the child when the calling thread ends.
     pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
         command.process_group(0);
-        // SAFETY: prctl is async-signal-safe, and the closure allocates nothing.
-        unsafe { command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        let prepare = || {
+            // A child inherits the signals that this program has blocked to wait for them; it has to get its own.
+            SigSet::empty().thread_set_mask()?;
+            set_pdeathsig(Signal::SIGKILL)?;
+            Ok(())
+        };
+        // SAFETY: both system calls are async-signal-safe, and the closure allocates nothing.
+        unsafe { command.pre_exec(prepare) };
         let process = command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), process })
     }

@@ -25,13 +25,15 @@ pub enum SessionEnd {
     ListenerFull,
     /// The PROXY header was malformed, of another version, or late.
     BadProxyHeader,
+    /// The bytes received, read and redirected did not agree: the stream may not be whole.
+    IntegrityReset,
     /// The daemon stopped and the drain deadline passed.
     Drained,
 }
 
 impl SessionEnd {
     /// Every end, in a fixed order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::ClientReset,
@@ -43,6 +45,7 @@ impl SessionEnd {
         Self::NoTarget,
         Self::ListenerFull,
         Self::BadProxyHeader,
+        Self::IntegrityReset,
         Self::Drained,
     ];
 
@@ -60,6 +63,7 @@ impl SessionEnd {
             | Self::ClientGone
             | Self::Idle
             | Self::HalfCloseTimeout
+            | Self::IntegrityReset
             | Self::Drained => false,
         }
     }
@@ -78,6 +82,7 @@ impl SessionEnd {
             Self::NoTarget => "no_target",
             Self::ListenerFull => "listener_full",
             Self::BadProxyHeader => "bad_proxy_header",
+            Self::IntegrityReset => "integrity_reset",
             Self::Drained => "drained",
         }
     }

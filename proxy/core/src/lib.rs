@@ -9,5 +9,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod datapath;
 pub mod end;
 pub mod select;

@@ -1,5 +1,6 @@
 //! `/metrics`: the counters of the data plane, summed over the workers when somebody asks.
 
+use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -36,6 +37,9 @@ fn describe() {
     );
     describe_counter!("landbridge_target_connects_total", "Connects to the target that were tried.");
     describe_counter!("landbridge_target_connect_failures_total", "Connects to the target that failed, by reason.");
+    describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
+    describe_counter!("landbridge_datapath_promotion_failures_total", "Directions that the kernel refused.");
+    describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
     describe_gauge!("landbridge_target_sessions", "Sessions that the target has now.");
     describe_gauge!("landbridge_target_weight", "The target's weight inside its group.");
     describe_gauge!("landbridge_build_info", "1, with the version as a label.");
@@ -62,6 +66,15 @@ fn publish(shared: &Shared) {
                 let labels = with(&labels, [("reason", reason.label())]);
                 counter!("landbridge_target_connect_failures_total", &labels).absolute(failures);
             }
+            for why in Demotion::ALL {
+                let demotions = cells.iter().map(|cell| cell.demotions(why).get()).sum();
+                let labels = with(&labels, [("reason", why.code())]);
+                counter!("landbridge_datapath_demotions_total", &labels).absolute(demotions);
+            }
+            let promotions = cells.iter().map(|cell| cell.promotions.get()).sum();
+            counter!("landbridge_datapath_promotions_total", &labels).absolute(promotions);
+            let refused = cells.iter().map(|cell| cell.promotion_failures.get()).sum();
+            counter!("landbridge_datapath_promotion_failures_total", &labels).absolute(refused);
             for direction in Direction::ALL {
                 for carrier in Carrier::ALL {
                     let bytes = cells.iter().map(|cell| cell.bytes(direction, carrier).get()).sum();

@@ -1,12 +1,13 @@
 //! `landbridge doctor`: what this machine offers, and what to do about what it does not.
 
 use std::io::{self, Write as _};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::Exit;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
-use crate::fastpath::{FastPath, OBJECT, SelfTest, Unavailable};
+use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
 ///
@@ -15,7 +16,7 @@ use crate::fastpath::{FastPath, OBJECT, SelfTest, Unavailable};
 /// # Errors
 /// Writing to stdout.
 pub(super) fn doctor(json: bool) -> io::Result<Exit> {
-    let report = Report::of(&Kernel::observe(), OBJECT, FastPath::start());
+    let report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()));
     let mut out = io::stdout().lock();
     if json {
         serde_json::to_writer_pretty(&mut out, &report)?;
@@ -54,7 +55,7 @@ struct FastPathReport {
 }
 
 impl Report {
-    fn of(kernel: &Kernel, object: Option<&[u8]>, fast_path: Result<FastPath, Unavailable>) -> Self {
+    fn of(kernel: &Kernel, object: Option<&[u8]>, fast_path: Result<Arc<FastPath>, Unavailable>) -> Self {
         let mut checks = vec![Check::good("kernel", &kernel.release)];
         for capability in Capability::ALL {
             checks.push(if kernel.holds(capability) {
@@ -97,7 +98,7 @@ impl Report {
     }
 }
 
-fn fast_path_checks(fast_path: &Result<FastPath, Unavailable>) -> Vec<Check> {
+fn fast_path_checks(fast_path: &Result<Arc<FastPath>, Unavailable>) -> Vec<Check> {
     const LOADED: &str = "fast path loaded";
     const SELF_TEST: &str = "self-test";
     match fast_path {

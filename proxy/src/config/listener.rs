@@ -22,7 +22,7 @@ const SILENCE_LIMITS: Limits =
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_mins(5);
 
 const DATAPATHS: &[(&str, Datapath)] =
-    &[("auto", Datapath::Auto), ("splice", Datapath::Splice), ("copy", Datapath::Copy)];
+    &[("auto", Datapath::Auto), ("sockmap", Datapath::Sockmap), ("splice", Datapath::Splice), ("copy", Datapath::Copy)];
 const ACCEPT_PROXY: &[(&str, AcceptProxy)] =
     &[("off", AcceptProxy::Off), ("v1", AcceptProxy::V1), ("v2", AcceptProxy::V2), ("any", AcceptProxy::Any)];
 

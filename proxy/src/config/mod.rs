@@ -91,6 +91,8 @@ pub struct Listener {
 pub enum Datapath {
     /// The fastest that is possible for each direction.
     Auto,
+    /// The kernel, from socket to socket, as soon as a session stands.
+    Sockmap,
     /// `recv` and `send` for small reads, `splice` for large ones.
     Splice,
     /// `recv` and `send` only.

@@ -1,16 +1,17 @@
 //! Typed handles of the maps that the programs use.
 
-use std::net::TcpStream;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
+use aya::Ebpf;
 use aya::maps::sock::SockMapFd;
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, SockHash};
-use aya::{Ebpf, Pod};
-use landbridge_common::{Cookie, Counter, Flow};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf, SockHash};
+use landbridge_common::{Cookie, Counter, Slot};
+use nix::errno::Errno;
 use serde::Serialize;
-use socket2::SockRef;
 
-/// What all verdicts together did.
+use super::flows::Flows;
+
+/// What all programs together did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Packets handed to the other leg.
@@ -19,10 +20,14 @@ pub struct Counters {
     pub redirected_bytes: u64,
     /// FINs without payload, dropped after TCP had processed them.
     pub empty_dropped: u64,
-    /// Packets left to user space because their leg had no flow.
+    /// Packets dropped because their leg had no flow: only of sessions that are being reset.
     pub no_flow: u64,
-    /// Packets dropped because the other leg was gone.
+    /// Packets dropped because the other leg was gone: only of sessions that are broken.
     pub no_peer: u64,
+    /// Packets that a shut gate dropped before TCP saw them; their senders repeated them.
+    pub gate_dropped: u64,
+    /// Alarms that found the ring buffer full; the daemon then looked at every flow.
+    pub alarm_lost: u64,
 }
 
 impl Counters {
@@ -34,6 +39,8 @@ impl Counters {
             empty_dropped: self.empty_dropped - earlier.empty_dropped,
             no_flow: self.no_flow - earlier.no_flow,
             no_peer: self.no_peer - earlier.no_peer,
+            gate_dropped: self.gate_dropped - earlier.gate_dropped,
+            alarm_lost: self.alarm_lost - earlier.alarm_lost,
         }
     }
 }
@@ -55,30 +62,35 @@ pub enum MapError {
         /// Why.
         source: aya::maps::MapError,
     },
-    /// The socket has no cookie.
-    #[error("the cookie of a socket")]
-    Cookie {
+    /// The map cannot be read from memory.
+    #[error("mapping {map}")]
+    Mapping {
+        /// Its name.
+        map: &'static str,
         /// Why.
-        source: std::io::Error,
+        source: Errno,
     },
 }
 
-/// The maps, taken out of the object.
+impl MapError {
+    /// Whether there was no room for one more entry.
+    pub(super) fn is_full(&self) -> bool {
+        let Self::Refused { source, .. } = self else { return false };
+        let error = errno(source);
+        [Errno::E2BIG, Errno::ENOSPC, Errno::ENOMEM].iter().any(|full| error == Some(*full))
+    }
+}
+
+/// The maps about sockets, taken out of the object.
 pub(super) struct Maps {
     sources: SockHash<MapData, Cookie>,
     peers: SockHash<MapData, Cookie>,
-    flows: HashMap<MapData, Cookie, FlowValue>,
-    counters: PerCpuArray<MapData, u64>,
+    slots: HashMap<MapData, Cookie, Slot>,
 }
 
 impl Maps {
     pub(super) fn take(programs: &mut Ebpf) -> Result<Self, MapError> {
-        Ok(Self {
-            sources: take(programs, SOURCES)?,
-            peers: take(programs, PEERS)?,
-            flows: take(programs, FLOWS)?,
-            counters: take(programs, COUNTERS)?,
-        })
+        Ok(Self { sources: take(programs, SOURCES)?, peers: take(programs, PEERS)?, slots: take(programs, SLOTS)? })
     }
 
     /// The map that the verdict is attached to.
@@ -86,67 +98,87 @@ impl Maps {
         self.sources.fd()
     }
 
-    /// Lets the kernel send what arrives on `from` out of `to`, and returns the name of the direction. All maps or none.
-    ///
-    /// Bytes that `from` has received but nobody has read stay where they are until the next packet arrives.
-    pub(super) fn promote(&mut self, from: &TcpStream, to: &TcpStream) -> Result<Cookie, MapError> {
-        let cookie = SockRef::from(from).cookie().map_err(|source| MapError::Cookie { source })?;
+    /// Lets the kernel forward from `source` to `sink`, as the flow in `slot`. All maps or none.
+    pub(super) fn insert(
+        &mut self,
+        cookie: Cookie,
+        slot: Slot,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+    ) -> Result<(), MapError> {
         let inserted = self
-            .flows
-            .insert(cookie, FlowValue(Flow::default()), 0)
-            .map_err(refused(FLOWS))
-            .and_then(|()| self.peers.insert(cookie, to.as_raw_fd(), 0).map_err(refused(PEERS)))
+            .slots
+            .insert(cookie, slot, 0)
+            .map_err(refused(SLOTS))
+            .and_then(|()| self.peers.insert(cookie, sink.as_raw_fd(), 0).map_err(refused(PEERS)))
             // The last one: from here on the verdict runs, and everything it looks up is there.
-            .and_then(|()| self.sources.insert(cookie, from.as_raw_fd(), 0).map_err(refused(SOURCES)));
-        match inserted {
-            Ok(()) => Ok(cookie),
-            Err(error) => {
-                self.forget(cookie);
-                Err(error)
-            }
+            .and_then(|()| self.sources.insert(cookie, source.as_raw_fd(), 0).map_err(refused(SOURCES)));
+        if inserted.is_err() {
+            // Whatever was inserted; the error that matters is the one above.
+            let _gone = self.remove_source(cookie);
+            let _gone = self.remove_rest(cookie);
         }
+        inserted
     }
 
-    /// What the kernel has counted for a direction.
-    pub(super) fn flow(&self, cookie: Cookie) -> Result<Flow, MapError> {
-        self.flows.get(&cookie, 0).map(|FlowValue(flow)| flow).map_err(refused(FLOWS))
+    /// Takes the verdict away from a leg. The kernel may have done it: it removes a connection that is over.
+    pub(super) fn remove_source(&mut self, cookie: Cookie) -> Result<(), MapError> {
+        gone(self.sources.remove(&cookie)).map_err(refused(SOURCES))
     }
 
-    /// Removes a direction from all maps. Only for legs on which nothing arrives any more: see `PEERS` about the others.
-    pub(super) fn forget(&mut self, cookie: Cookie) {
-        // The kernel removes a socket from its maps when it is closed, so that an entry may be gone already.
-        let _gone = self.sources.remove(&cookie);
-        let _gone = self.peers.remove(&cookie);
-        let _gone = self.flows.remove(&cookie);
+    /// Removes what belongs to a leg without a verdict; its sink loses its backlog if it is in no other entry.
+    pub(super) fn remove_rest(&mut self, cookie: Cookie) -> Result<(), MapError> {
+        let peer = gone(self.peers.remove(&cookie)).map_err(refused(PEERS));
+        let slot = gone(self.slots.remove(&cookie)).map_err(refused(SLOTS));
+        peer.and(slot)
+    }
+}
+
+/// The counters of all flows together.
+pub(super) struct CounterMap(PerCpuArray<MapData, u64>);
+
+impl CounterMap {
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self, MapError> {
+        take(programs, COUNTERS).map(Self)
     }
 
-    pub(super) fn counters(&self) -> Result<Counters, MapError> {
-        let sum = |slot: Counter| -> Result<u64, MapError> {
-            let values = self.counters.get(&(slot as u32), 0).map_err(refused(COUNTERS))?;
-            Ok(values.iter().sum())
-        };
+    /// One of them, summed over all CPUs.
+    pub(super) fn one(&self, slot: Counter) -> Result<u64, MapError> {
+        let values = self.0.get(&(slot as u32), 0).map_err(refused(COUNTERS))?;
+        Ok(values.iter().sum())
+    }
+
+    pub(super) fn all(&self) -> Result<Counters, MapError> {
         Ok(Counters {
-            redirected_packets: sum(Counter::RedirectedPackets)?,
-            redirected_bytes: sum(Counter::RedirectedBytes)?,
-            empty_dropped: sum(Counter::EmptyDropped)?,
-            no_flow: sum(Counter::NoFlow)?,
-            no_peer: sum(Counter::NoPeer)?,
+            redirected_packets: self.one(Counter::RedirectedPackets)?,
+            redirected_bytes: self.one(Counter::RedirectedBytes)?,
+            empty_dropped: self.one(Counter::EmptyDropped)?,
+            no_flow: self.one(Counter::NoFlow)?,
+            no_peer: self.one(Counter::NoPeer)?,
+            gate_dropped: self.one(Counter::GateDropped)?,
+            alarm_lost: self.one(Counter::AlarmLost)?,
         })
     }
 }
 
+/// The ring buffer with the alarms.
+pub(super) fn alarms(programs: &mut Ebpf) -> Result<RingBuf<MapData>, MapError> {
+    take(programs, ALARMS)
+}
+
+/// Maps the array of `count` flows. The object keeps its descriptor, which the programs need when they are loaded.
+pub(super) fn flows(programs: &Ebpf, count: u32) -> Result<Flows, MapError> {
+    let Some(Map::Array(array)) = programs.map(FLOWS) else { return Err(MapError::Missing { map: FLOWS }) };
+    Flows::map(array.fd(), count).map_err(|source| MapError::Mapping { map: FLOWS, source })
+}
+
+/// The array whose size the loader chooses.
+pub(super) const FLOWS: &str = "FLOWS";
 const SOURCES: &str = "SOURCES";
 const PEERS: &str = "PEERS";
-const FLOWS: &str = "FLOWS";
+const SLOTS: &str = "SLOTS";
+const ALARMS: &str = "ALARMS";
 const COUNTERS: &str = "COUNTERS";
-
-/// [`Flow`] as a map value: the crate that defines it knows nothing of aya.
-#[derive(Debug, Clone, Copy)]
-#[repr(transparent)]
-struct FlowValue(Flow);
-
-// SAFETY: `Flow` is `repr(C)`, holds two `u64`, has no padding (asserted next to it), and any bits are a valid value.
-unsafe impl Pod for FlowValue {}
 
 fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(programs: &mut Ebpf, map: &'static str) -> Result<T, MapError> {
     let taken = programs.take_map(map).ok_or(MapError::Missing { map })?;
@@ -155,4 +187,20 @@ fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(programs: &mut Ebpf, map: 
 
 fn refused(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
     move |source| MapError::Refused { map, source }
+}
+
+/// A removal of something that is not there is one that worked.
+fn gone(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+    match removed {
+        Err(error) if matches!(error, aya::maps::MapError::KeyNotFound) => Ok(()),
+        Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn errno(error: &aya::maps::MapError) -> Option<Errno> {
+    match error {
+        aya::maps::MapError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
+        _ => None,
+    }
 }

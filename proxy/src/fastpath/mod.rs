@@ -1,55 +1,94 @@
 //! The kernel fast path: the eBPF programs, their maps, and whether this machine can use them.
 //!
-//! The only module that knows aya. Everything in here may say no ([`Unavailable`], with a stable reason); the daemon then
-//! moves all bytes in user space. Nothing is pinned: when a [`FastPath`] is dropped, or the process ends in any way, the
-//! kernel detaches the programs and frees the maps.
+//! The only module that knows aya. Everything in here may say no ([`Unavailable`] for the process, [`PromoteError`] for
+//! one direction, both with stable reasons); the daemon then moves the bytes in user space. Nothing is pinned: when a
+//! [`FastPath`] and all its [`Promoted`] are dropped, or the process ends in any way, the kernel detaches the programs and
+//! frees the maps.
 //!
 //! | program | type | attached to | minimum kernel | capabilities |
 //! |---|---|---|---|---|
-//! | `verdict` | `sk_skb/stream_verdict` | the sockhash `SOURCES` | 5.10 | `CAP_BPF`, `CAP_NET_ADMIN`, `CAP_PERFMON` |
+//! | `verdict` | `sk_skb/stream_verdict` | the sockhash `SOURCES` | 5.11 | `CAP_BPF`, `CAP_NET_ADMIN`, `CAP_PERFMON` |
+//! | `gate` | `socket_filter` | each leg that was promoted | 5.12 | `CAP_BPF` |
+//!
+//! Both work there; [`Version::is_good`](version::Version::is_good) says which kernels have no known bugs.
 
+mod alarms;
+mod btf;
+mod engine;
+mod flows;
 pub mod kernel;
 mod log;
 mod maps;
+mod promoted;
 mod self_test;
+mod slots;
+mod tcp;
+mod unavailable;
+pub mod version;
 
-use std::error::Error;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::Ebpf;
-use aya::programs::{Program, SkSkb};
+use aya::maps::{MapData, RingBuf};
 
-use self::kernel::{Capability, Kernel};
+pub use self::btf::BtfError;
+use self::engine::{Engine, Loaded};
+pub use self::flows::Redirected;
+use self::kernel::Kernel;
 pub use self::log::KernelLog;
-use self::maps::Maps;
 pub use self::maps::{Counters, MapError};
+pub use self::promoted::{Alarm, Promoted, Stopped};
 pub use self::self_test::{Failure, SelfTest};
+pub use self::unavailable::{LoadError, Unavailable};
+use self::version::Version;
 
 /// The eBPF object in this binary; `None` when it was built without `cargo xtask build`.
 pub static OBJECT: Option<&'static [u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
-/// The name of the program in the object.
-const VERDICT: &str = "verdict";
+/// What the kernel may hold and do before it tells the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one direction on their way (redirected or written, not acknowledged by the sink's peer) from which it is
+    /// [`Alarm::Behind`]. Default 1 MiB: the product of 1 Gbit/s and 8 ms.
+    pub soft: u64,
+    /// Bytes of one direction on their way from which no more are taken from its peer. Default 4 MiB.
+    pub hard: u64,
+    /// Bytes of one direction within 8.4 ms from which it is [`Alarm::Bulk`]. Default 512 KiB, 500 Mbit/s.
+    pub bulk: u64,
+    /// Directions promoted at once. Default: as many as there can be, 65,536. The kernel takes 128 bytes for each at the
+    /// start.
+    pub budget: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { soft: 1 << 20, hard: 4 << 20, bulk: 512 << 10, budget: u32::MAX }
+    }
+}
 
 /// The loaded and tested fast path.
 pub struct FastPath {
-    maps: Maps,
+    engine: Arc<Engine>,
     self_test: SelfTest,
-    log: Option<KernelLog>,
-    // Owns the program and its attachment: dropping it detaches.
-    _programs: Ebpf,
+    log: Mutex<Option<KernelLog>>,
+    alarms: Mutex<Option<RingBuf<MapData>>>,
 }
 
 impl FastPath {
     /// Loads the programs, attaches them and proves on loopback connections that they forward bytes unchanged.
     ///
-    /// Blocks for a few milliseconds, at most [`self_test::LIMIT`] in the self-test. Call it after the logger is set up,
-    /// else what the programs log is lost.
+    /// Blocks for some tens of milliseconds, at most [`self_test::LIMIT`] in the self-test. Call it after the logger is
+    /// set up, else what the programs log is lost.
     ///
     /// # Errors
     /// The first reason why this process cannot use the fast path.
-    pub fn start() -> Result<Self, Unavailable> {
+    pub fn start(limits: Limits) -> Result<Arc<Self>, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
         let kernel = Kernel::observe();
+        if !Version::of(&kernel.release).is_some_and(Version::is_good) {
+            return Err(Unavailable::KernelTooOld { release: kernel.release });
+        }
         let missing = kernel.missing();
         if !missing.is_empty() {
             return Err(Unavailable::NoCapability { missing });
@@ -58,9 +97,58 @@ impl FastPath {
             return Err(Unavailable::NoBtf);
         }
 
-        let (mut maps, log, programs) = load(object).map_err(|source| Unavailable::LoadFailed { source })?;
-        let self_test = self_test::run(&mut maps).map_err(|source| Unavailable::SelfTestFailed { source })?;
-        Ok(Self { maps, self_test, log: Some(log), _programs: programs })
+        let Loaded { engine, log, alarms } =
+            Engine::load(object, limits).map_err(|source| Unavailable::LoadFailed { source })?;
+        let engine = Arc::new(engine);
+        let self_test = self_test::run(&engine).map_err(|source| Unavailable::SelfTestFailed { source })?;
+        Ok(Arc::new(Self { engine, self_test, log: Mutex::new(Some(log)), alarms: Mutex::new(Some(alarms)) }))
+    }
+
+    /// Lets the kernel forward what arrives on `source` out of `sink`, beginning with what is queued on `source` now.
+    ///
+    /// `given` is how many bytes were written to `sink` since it was connected or accepted, those of earlier promotions
+    /// included; all of them must have been taken by `sink` itself (nothing may wait in a buffer or pipe). It is compared
+    /// with what the kernel counted. Blocks for some tens of microseconds. The first promotion of a leg as a source puts
+    /// a socket filter on it, which stays and replaces any other.
+    ///
+    /// # Errors
+    /// Nothing was changed that user space would notice: go on as before. Only after [`PromoteError::OutOfStep`] and
+    /// [`PromoteError::Socket`] something is wrong with the session itself.
+    pub fn promote<'s>(
+        &self,
+        source: BorrowedFd<'s>,
+        sink: BorrowedFd<'s>,
+        given: u64,
+    ) -> Result<Promoted<'s>, PromoteError> {
+        Promoted::new(Arc::clone(&self.engine), source, sink, given)
+    }
+
+    /// Bytes that `source` has received since it was connected or accepted; its peer's FIN counts as one.
+    ///
+    /// # Errors
+    /// It is not a TCP socket.
+    pub fn received(source: BorrowedFd<'_>) -> io::Result<u64> {
+        Ok(tcp::info(source)?.bytes_received)
+    }
+
+    /// Wakes sessions whose directions raise alarms, for ever. One task does it for all; a second call returns at once.
+    ///
+    /// While it does not run, [`Promoted::poll_alarm`] shows alarms only when it is polled for another reason. Cancelling it
+    /// ends the alarms for good. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// The ring buffer cannot be waited for, or the counters not be read.
+    pub async fn run_alarms(self: Arc<Self>) -> io::Result<()> {
+        let ring = self.alarms.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match ring {
+            Some(ring) => alarms::run(Arc::clone(&self.engine), ring).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Directions that are promoted now.
+    pub fn promoted(&self) -> u32 {
+        self.engine.promoted()
     }
 
     /// What the programs have counted since the start, all CPUs together.
@@ -68,7 +156,7 @@ impl FastPath {
     /// # Errors
     /// The kernel refused to read the map.
     pub fn counters(&self) -> Result<Counters, MapError> {
-        self.maps.counters()
+        self.engine.counters().all()
     }
 
     /// What the self-test at the start saw.
@@ -77,133 +165,66 @@ impl FastPath {
     }
 
     /// What the programs log; `None` when it was taken before.
-    pub fn take_log(&mut self) -> Option<KernelLog> {
-        self.log.take()
+    pub fn take_log(&self) -> Option<KernelLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// Why this process has no fast path.
+/// Why a direction stays in user space.
 #[derive(Debug, thiserror::Error)]
-pub enum Unavailable {
-    /// The binary holds no eBPF object.
-    #[error("the daemon was built without the eBPF object")]
-    NotBuilt,
-    /// The process may not load programs.
-    #[error("the process lacks {}", kernel::list(missing))]
-    NoCapability {
-        /// What it would need in addition.
-        missing: Vec<Capability>,
+pub enum PromoteError {
+    /// As many are promoted as may be.
+    #[error("{budget} directions are promoted, which is the limit")]
+    Budget {
+        /// The limit.
+        budget: u32,
     },
-    /// The kernel does not describe its types.
-    #[error("the kernel has no type information in {}", kernel::BTF)]
-    NoBtf,
-    /// The kernel or the loader rejected the object.
-    #[error("the kernel did not take the eBPF programs")]
-    LoadFailed {
-        /// What was rejected.
-        source: LoadError,
+    /// There is no room in a map, or every free slot still rests from its last use.
+    #[error("the maps are full")]
+    MapFull {
+        /// Which one, if it was the kernel that said so.
+        source: Option<MapError>,
     },
-    /// Loaded, but bytes did not come through as they should.
-    #[error("the self-test of the fast path failed")]
-    SelfTestFailed {
-        /// What went wrong.
-        source: Failure,
+    /// The kernel does not take one of the sockets: a leg that is half-closed or not connected.
+    #[error("the kernel does not forward between these sockets")]
+    InsertRefused {
+        /// What it refused.
+        source: MapError,
+    },
+    /// The gate could not be attached to the source.
+    #[error("the kernel does not take the gate")]
+    GateRefused {
+        /// Why, if it was the kernel that said so.
+        source: Option<aya::programs::ProgramError>,
+    },
+    /// A socket does not tell what is needed.
+    #[error("{what}")]
+    Socket {
+        /// What it should have told.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// User space and the kernel disagree about what the sink was given.
+    #[error("the sink was given {given} bytes, and the kernel counted {counted}")]
+    OutOfStep {
+        /// What user space says.
+        given: u64,
+        /// What the kernel says; the SYN of an active open counts as one.
+        counted: u64,
     },
 }
 
-impl Unavailable {
-    /// A stable name of the reason, for metrics and scripts.
+impl PromoteError {
+    /// A stable name of the reason, for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotBuilt => "not_built",
-            Self::NoCapability { .. } => "no_capability",
-            Self::NoBtf => "no_btf",
-            Self::LoadFailed { .. } => "load_failed",
-            Self::SelfTestFailed { .. } => "self_test_failed",
+            Self::Budget { .. } => "budget",
+            Self::MapFull { .. } => "map_full",
+            Self::InsertRefused { .. } => "insert_refused",
+            Self::GateRefused { .. } => "gate_refused",
+            Self::Socket { .. } => "socket",
+            Self::OutOfStep { .. } => "out_of_step",
         }
-    }
-
-    /// What an operator can do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::NotBuilt => "build with `cargo xtask build`",
-            Self::NoCapability { .. } => "run as root, or give the service the capabilities (AmbientCapabilities=)",
-            Self::NoBtf => "use a kernel with CONFIG_DEBUG_INFO_BTF",
-            Self::LoadFailed { .. } => {
-                "use a kernel of at least 5.10 with CONFIG_BPF_SYSCALL and CONFIG_BPF_STREAM_PARSER"
-            }
-            Self::SelfTestFailed { .. } => "use another kernel; this one does not forward correctly",
-        }
-    }
-
-    /// The error with all its sources, in one line.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            // Some sources repeat what is below them; the same words need no second reading.
-            let next = error.to_string();
-            if !text.ends_with(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            source = error.source();
-        }
-        text
-    }
-}
-
-/// What of the object was rejected.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The object, or one of its maps.
-    #[error("the object")]
-    Object(#[from] aya::EbpfError),
-    /// The verifier or the attachment refused.
-    #[error("the program {VERDICT}")]
-    Program(#[from] aya::programs::ProgramError),
-    /// The object has no such program.
-    #[error("the object has no program {VERDICT}")]
-    NoProgram,
-    /// A map that is missing or of another type.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// The programs' log.
-    #[error("the programs' log")]
-    Log(#[from] aya_log::Error),
-}
-
-fn load(object: &[u8]) -> Result<(Maps, KernelLog, Ebpf), LoadError> {
-    let mut programs = Ebpf::load(object)?;
-    let log = KernelLog::of(&mut programs)?;
-    let maps = Maps::take(&mut programs)?;
-    let Some(Program::SkSkb(verdict)) = programs.program_mut(VERDICT) else {
-        return Err(LoadError::NoProgram);
-    };
-    SkSkb::load(verdict)?;
-    verdict.attach(maps.sources())?;
-    Ok((maps, log, programs))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reasons_are_stable_and_chains_name_every_source() {
-        let io = std::io::Error::other("wire cut");
-        let failed = Unavailable::SelfTestFailed { source: Failure::Socket { step: "connect", source: io } };
-        assert_eq!(failed.reason(), "self_test_failed");
-        assert_eq!(failed.chain(), "the self-test of the fast path failed: connect: wire cut");
-
-        let missing = Unavailable::NoCapability { missing: vec![Capability::Bpf, Capability::Perfmon] };
-        assert_eq!(missing.chain(), "the process lacks CAP_BPF, CAP_PERFMON");
-        assert_eq!(Unavailable::NotBuilt.reason(), "not_built");
-    }
-
-    #[test]
-    fn a_broken_object_is_an_error() {
-        let error = load(b"not an ELF file").map(drop).unwrap_err();
-        assert!(matches!(error, LoadError::Object(_)), "{error:?}");
     }
 }

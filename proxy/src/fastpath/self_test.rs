@@ -3,14 +3,18 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landbridge_common::Cookie;
 use serde::Serialize;
 use socket2::SockRef;
 
-use super::maps::{Counters, MapError, Maps};
+use super::PromoteError;
+use super::engine::Engine;
+use super::maps::{Counters, MapError};
+use super::promoted::Promoted;
 
 /// The most time that the test may take; it needs some milliseconds. Past it the kernel loses or delays bytes.
 pub(super) const LIMIT: Duration = Duration::from_secs(2);
@@ -44,6 +48,9 @@ pub enum Failure {
     /// The maps could not be used.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// A direction was not taken into the kernel.
+    #[error(transparent)]
+    Promote(#[from] PromoteError),
     /// Other bytes arrived than were sent.
     #[error("{direction}: byte {offset} arrived changed")]
     Bytes {
@@ -65,17 +72,12 @@ pub enum Failure {
 }
 
 /// Runs the test and leaves no entry behind, whatever comes out.
-pub(super) fn run(maps: &mut Maps) -> Result<SelfTest, Failure> {
+pub(super) fn run(engine: &Arc<Engine>) -> Result<SelfTest, Failure> {
     let deadline = Deadline::after(LIMIT);
     let session = Session::open(&deadline)?;
-    let up = maps.promote(&session.client_leg, &session.target_leg)?;
-    let result = maps.promote(&session.target_leg, &session.client_leg).map_err(Failure::from).and_then(|down| {
-        let result = session.exercise(maps, [up, down], &deadline);
-        maps.forget(down);
-        result
-    });
-    maps.forget(up);
-    result
+    let up = Promoted::new(Arc::clone(engine), session.client_leg.as_fd(), session.target_leg.as_fd(), 0)?;
+    let down = Promoted::new(Arc::clone(engine), session.target_leg.as_fd(), session.client_leg.as_fd(), 0)?;
+    session.exercise(engine, [&up, &down], &deadline)
 }
 
 /// A session as the daemon has it, and both its ends: client <-> client leg, target leg <-> target.
@@ -93,8 +95,13 @@ impl Session {
         Ok(Self { client, client_leg, target_leg, target })
     }
 
-    fn exercise(&self, maps: &Maps, [up, down]: [Cookie; 2], deadline: &Deadline) -> Result<SelfTest, Failure> {
-        let before = maps.counters()?;
+    fn exercise(
+        &self,
+        engine: &Engine,
+        [up, down]: [&Promoted<'_>; 2],
+        deadline: &Deadline,
+    ) -> Result<SelfTest, Failure> {
+        let before = engine.counters().all()?;
         let (mut sent_up, mut sent_down) = (0, 0);
         for chunk in CHUNKS {
             sent_up = transfer("upload", &self.client, &self.target, sent_up, chunk, deadline)?;
@@ -103,16 +110,16 @@ impl Session {
 
         // The client is done sending: only its FIN may come, and the answer must still go through.
         self.client.shutdown(std::net::Shutdown::Write).map_err(at("closing the upload"))?;
-        while maps.counters()?.empty_dropped == before.empty_dropped {
+        while engine.counters().all()?.empty_dropped == before.empty_dropped {
             deadline.remaining().map_err(at("waiting for the kernel to see the end of the upload"))?;
             thread::sleep(Duration::from_millis(1));
         }
         sent_down = transfer("download", &self.target, &self.client, sent_down, CHUNKS[0], deadline)?;
 
         let (sent_up, sent_down) = (sent_up as u64, sent_down as u64);
-        let kernel = maps.counters()?.since(&before);
-        agree("upload bytes", sent_up, maps.flow(up)?.redirected_bytes)?;
-        agree("download bytes", sent_down, maps.flow(down)?.redirected_bytes)?;
+        let kernel = engine.counters().all()?.since(&before);
+        agree("upload bytes", sent_up, up.redirected().bytes)?;
+        agree("download bytes", sent_down, down.redirected().bytes)?;
         agree("bytes", sent_up + sent_down, kernel.redirected_bytes)?;
         agree("packets without a flow", 0, kernel.no_flow)?;
         agree("packets without a peer", 0, kernel.no_peer)?;

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpStream;
 
 use crate::config::TcpOptions;
 
@@ -56,9 +56,9 @@ pub(super) fn bind_address_no_port(socket: &Socket) -> Result<(), OptionError> {
 }
 
 /// Makes the kernel end this connection with an RST when the socket is closed, and drop what is unsent.
-pub(crate) fn reset_on_close(stream: &TcpStream) {
+pub(super) fn reset_on_close(socket: BorrowedFd<'_>) {
     // Fails only on a socket that is closed already, and then there is nothing to reset.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
 fn check(option: &'static str, value: impl ToString, result: io::Result<()>) -> Result<(), OptionError> {

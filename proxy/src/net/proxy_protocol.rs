@@ -36,6 +36,8 @@ pub(crate) struct Accepted {
     pub(crate) origin: Option<Origin>,
     /// Bytes of the client that came with the header; they belong to the session.
     pub(crate) rest: Vec<u8>,
+    /// Bytes that were read in all, the header's included.
+    pub(crate) read: u64,
 }
 
 /// Why a session cannot begin.
@@ -56,7 +58,7 @@ pub(crate) enum HeaderError {
 /// Reads the header that `expected` asks for. Cancelling loses what was read: close the connection then.
 pub(crate) async fn accept(stream: &TcpStream, expected: AcceptProxy) -> Result<Accepted, HeaderError> {
     let config = match expected {
-        AcceptProxy::Off => return Ok(Accepted { origin: None, rest: Vec::new() }),
+        AcceptProxy::Off => return Ok(Accepted { origin: None, rest: Vec::new(), read: 0 }),
         AcceptProxy::V1 => ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: false },
         AcceptProxy::V2 => ParseConfig { include_tlvs: false, allow_v1: false, allow_v2: true },
         AcceptProxy::Any => ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true },
@@ -72,7 +74,8 @@ async fn read(stream: &TcpStream, config: ParseConfig) -> Result<Accepted, Heade
                 let origin = header
                     .proxied_address()
                     .map(|address| Origin { source: address.source, destination: address.destination });
-                return Ok(Accepted { origin, rest: bytes.split_off(length) });
+                let read = bytes.len() as u64;
+                return Ok(Accepted { origin, rest: bytes.split_off(length), read });
             }
             Err(proxy_header::Error::BufferTooShort) if bytes.len() >= HEADER_MAX => return Err(HeaderError::TooLong),
             Err(proxy_header::Error::BufferTooShort) => {}

@@ -5,19 +5,25 @@ mod pipe;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use landbridge_core::datapath::{Policy, Promote};
 use landbridge_core::end::SessionEnd;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
+use super::hangup::Hangups;
+use super::leg::Leg;
 use crate::config::{Datapath, Listener};
+use crate::fastpath::FastPath;
 use crate::stats::{Direction, RouteCell};
-use flow::{Broken, Flow};
+use flow::{Between, Broken, Flow, Step};
 
 /// How long a reset of one leg is held back from the other so that bytes received before it arrive first. Several
 /// round trips of a VPN; a peer that does not read is not waited for any longer.
@@ -42,135 +48,238 @@ impl Buffers {
     }
 }
 
+/// The way into the kernel, for one worker.
+#[derive(Clone)]
+pub(crate) struct Kernel {
+    pub(crate) fastpath: Arc<FastPath>,
+    pub(crate) hangups: Rc<Hangups>,
+}
+
 /// What a listener's configuration says about moving bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
-    splice: bool,
+    policy: Policy,
     idle: Option<Duration>,
     half_close: Option<Duration>,
 }
 
-impl From<&Listener> for Settings {
-    fn from(listener: &Listener) -> Self {
-        Self {
-            splice: matches!(listener.datapath, Datapath::Auto | Datapath::Splice),
-            idle: listener.idle_timeout,
-            half_close: listener.half_close_timeout,
-        }
+impl Settings {
+    /// `kernel`: whether there is a fast path.
+    pub(crate) fn new(listener: &Listener, kernel: bool) -> Self {
+        let (splice, promote) = match listener.datapath {
+            Datapath::Auto => (true, Promote::Messages),
+            Datapath::Sockmap => (false, Promote::AtOnce),
+            Datapath::Splice => (true, Promote::Never),
+            Datapath::Copy => (false, Promote::Never),
+        };
+        // Without a fast path splicing is the fastest that is left.
+        let policy = if kernel {
+            Policy { splice, promote }
+        } else {
+            Policy { splice: splice || promote != Promote::Never, promote: Promote::Never }
+        };
+        Self { policy, idle: listener.idle_timeout, half_close: listener.half_close_timeout }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leg {
+enum Side {
     Client,
     Target,
 }
 
 /// The two legs of a session and what goes on between them.
 pub(crate) struct Relay<'a> {
-    client: &'a TcpStream,
-    target: &'a TcpStream,
+    // Before the legs, so that it is dropped before them: a promoted direction refers to their sockets.
     upload: Flow,
     download: Flow,
+    client: Leg,
+    target: Leg,
     settings: Settings,
-    buffers: &'a Buffers,
+    worker: &'a Buffers,
+    kernel: Option<&'a Kernel>,
     cell: &'a RouteCell,
 }
 
+/// What the relay has to do next.
+enum Next {
+    End(SessionEnd),
+    /// A leg is broken.
+    Break(Side),
+    /// The direction that begins at this leg enters or leaves the kernel.
+    Enter(Side),
+    Leave(Side),
+}
+
 impl<'a> Relay<'a> {
-    /// A relay that first sends `head` to the target.
+    /// A relay that first sends `head` to the target, after `read` bytes were read from the client.
     pub(crate) fn new(
-        client: &'a TcpStream,
-        target: &'a TcpStream,
-        head: Bytes,
+        (client, target): (Leg, Leg),
+        (head, read): (Bytes, u64),
         settings: Settings,
-        buffers: &'a Buffers,
+        worker: &'a Buffers,
+        kernel: Option<&'a Kernel>,
         cell: &'a RouteCell,
     ) -> Self {
-        let upload = Flow::new(Direction::Upload, head, settings.splice);
-        let download = Flow::new(Direction::Download, Bytes::new(), settings.splice);
-        Self { client, target, upload, download, settings, buffers, cell }
+        let upload = Flow::new(Direction::Upload, settings.policy, head, read);
+        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0);
+        Self { upload, download, client, target, settings, worker, kernel, cell }
     }
 
-    /// Runs to the end of the session. After [`SessionEnd::ClientClosed`] and [`SessionEnd::TargetClosed`] both legs
-    /// have been closed in order; after any other end, or when cancelled, the caller resets both.
+    /// Runs to the end of the session. The legs are then closed as the end demands; cancelled, both are reset.
     pub(crate) async fn run(mut self) -> SessionEnd {
-        let (client, target, settings) = (self.client, self.target, self.settings);
-        let mut client_error = pin!(client.ready(Interest::ERROR));
-        let mut target_error = pin!(target.ready(Interest::ERROR));
         let mut silence = Silence::default();
-        let end = poll_fn(|cx| {
-            if let Poll::Ready(end) = self.poll(cx) {
-                return Poll::Ready(end);
-            }
-            // A leg can fail while both directions wait for the other one.
-            if client_error.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Leg::Client));
-            }
-            if target_error.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Leg::Target));
-            }
-            let half_closed = self.upload.is_done() || self.download.is_done();
-            let (limit, end) = match (settings.idle, settings.half_close.filter(|_| half_closed)) {
-                (Some(idle), Some(half)) if idle <= half => (Some(idle), SessionEnd::Idle),
-                (_, Some(half)) => (Some(half), SessionEnd::HalfCloseTimeout),
-                (idle, None) => (idle, SessionEnd::Idle),
+        let end = loop {
+            let next = {
+                let mut client_failed = pin!(self.client.failed());
+                let mut target_failed = pin!(self.target.failed());
+                let (upload, download) = (&mut self.upload, &mut self.download);
+                let forth = between(&self.client, &self.target, self.worker, self.cell);
+                let back = between(&self.target, &self.client, self.worker, self.cell);
+                poll_fn(|cx| {
+                    if let Poll::Ready(next) = poll_both(cx, (upload, forth), (download, back)) {
+                        return Poll::Ready(next);
+                    }
+                    // A leg can fail while both directions wait for the other one.
+                    if client_failed.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Next::Break(Side::Client));
+                    }
+                    if target_failed.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Next::Break(Side::Target));
+                    }
+                    let half_closed = upload.is_done() || download.is_done();
+                    let (limit, end) = self.settings.silence(half_closed);
+                    silence.poll(cx, limit, upload.moved() + download.moved()).map(|()| Next::End(end))
+                })
+                .await
             };
-            silence.poll(cx, limit, self.upload.moved() + self.download.moved()).map(|()| Ok(end))
-        });
-        match end.await {
-            Ok(end) => end,
-            Err(leg) => {
-                self.deliver_rest(leg).await;
-                match leg {
-                    Leg::Client => SessionEnd::ClientReset,
-                    Leg::Target => SessionEnd::TargetReset,
+            match next {
+                Next::End(end) => break end,
+                Next::Break(side) => {
+                    self.deliver_rest(side).await;
+                    break side.reset();
+                }
+                Next::Enter(side) => {
+                    if self.enter_kernel(side).is_err() {
+                        break side.reset();
+                    }
+                }
+                Next::Leave(side) => {
+                    if self.leg(side).set_quiet(false).is_err() {
+                        break side.reset();
+                    }
                 }
             }
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<SessionEnd, Leg>> {
-        let closed_before = (self.upload.is_done(), self.download.is_done());
-        let upload = self.poll_flow(cx, Leg::Client)?;
-        let download = self.poll_flow(cx, Leg::Target)?;
-        match (upload, download) {
-            (Poll::Ready(()), Poll::Ready(())) if closed_before == (false, true) => {
-                Poll::Ready(Ok(SessionEnd::TargetClosed))
-            }
-            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(SessionEnd::ClientClosed)),
-            _ => Poll::Pending,
-        }
-    }
-
-    /// Polls the direction that begins at `from`; an error names the leg that is broken.
-    fn poll_flow(&mut self, cx: &mut Context<'_>, from: Leg) -> Poll<Result<(), Leg>> {
-        let (flow, source, sink, other) = match from {
-            Leg::Client => (&mut self.upload, self.client, self.target, Leg::Target),
-            Leg::Target => (&mut self.download, self.target, self.client, Leg::Client),
         };
-        flow.poll(cx, source, sink, self.buffers, self.cell).map_err(|broken| match broken {
-            Broken::Source => from,
-            Broken::Sink => other,
-        })
+        if end.is_orderly() {
+            self.client.close_in_order();
+            self.target.close_in_order();
+        }
+        end
     }
 
-    /// Passes on what `broken` had sent before it broke, and waits until the other leg's peer has it, for at most
-    /// [`RESET_DELAY`].
-    async fn deliver_rest(&mut self, broken: Leg) {
+    /// Hands the direction that begins at `side` to the kernel, if that takes it.
+    fn enter_kernel(&mut self, side: Side) -> io::Result<()> {
+        self.leg(side).set_quiet(true)?;
+        let (flow, source, sink) = match side {
+            Side::Client => (&mut self.upload, self.client.socket()?, self.target.socket()?),
+            Side::Target => (&mut self.download, self.target.socket()?, self.client.socket()?),
+        };
+        // SAFETY: the legs keep their sockets open until they are dropped, which is after the flow: see `Relay`'s fields.
+        // Descriptors stay the same when a leg becomes quiet or is read again.
+        let (source, sink) =
+            unsafe { (BorrowedFd::borrow_raw(source.as_raw_fd()), BorrowedFd::borrow_raw(sink.as_raw_fd())) };
+        let entered = self.kernel.is_some_and(|kernel| flow.promote(source, sink, kernel, self.cell));
+        if entered { Ok(()) } else { self.leg(side).set_quiet(false) }
+    }
+
+    fn leg(&mut self, side: Side) -> &mut Leg {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Target => &mut self.target,
+        }
+    }
+
+    /// Passes on what the leg at `broken` had received before it broke, and waits until the other leg's peer has it, for at
+    /// most [`RESET_DELAY`].
+    async fn deliver_rest(&mut self, broken: Side) {
         let deadline = Instant::now() + RESET_DELAY;
-        let other = match broken {
-            Leg::Client => self.target,
-            Leg::Target => self.client,
-        };
         // However this ends, both legs are reset next.
         let _ = timeout_at(deadline, async {
-            let _ = poll_fn(|cx| self.poll_flow(cx, broken)).await;
-            while unacknowledged(other) > 0 {
+            loop {
+                let (flow, from, to) = match broken {
+                    Side::Client => (&mut self.upload, &self.client, &self.target),
+                    Side::Target => (&mut self.download, &self.target, &self.client),
+                };
+                let between = between(from, to, self.worker, self.cell);
+                match poll_fn(|cx| flow.poll(cx, between)).await {
+                    // It cannot enter the kernel: its source is gone.
+                    Ok(Step::Ended | Step::WantsKernel) | Err(_) => break,
+                    Ok(Step::LeftKernel) if self.leg(broken).set_quiet(false).is_err() => break,
+                    Ok(Step::LeftKernel) => {}
+                }
+            }
+            let other = match broken {
+                Side::Client => &self.target,
+                Side::Target => &self.client,
+            };
+            while other.socket().is_ok_and(|socket| unacknowledged(socket) > 0) {
                 sleep(ACKNOWLEDGED_POLL).await;
             }
         })
         .await;
+    }
+}
+
+impl Settings {
+    /// How long nothing may move, and what it is called when that is over.
+    fn silence(&self, half_closed: bool) -> (Option<Duration>, SessionEnd) {
+        match (self.idle, self.half_close.filter(|_| half_closed)) {
+            (Some(idle), Some(half)) if idle <= half => (Some(idle), SessionEnd::Idle),
+            (_, Some(half)) => (Some(half), SessionEnd::HalfCloseTimeout),
+            (idle, None) => (idle, SessionEnd::Idle),
+        }
+    }
+}
+
+impl Side {
+    fn reset(self) -> SessionEnd {
+        match self {
+            Self::Client => SessionEnd::ClientReset,
+            Self::Target => SessionEnd::TargetReset,
+        }
+    }
+}
+
+fn between<'a>(source: &'a Leg, sink: &'a Leg, buffers: &'a Buffers, cell: &'a RouteCell) -> Between<'a> {
+    Between { source, sink, buffers, cell }
+}
+
+/// Polls both directions: ready when a direction needs something, or both have ended.
+fn poll_both(
+    cx: &mut Context<'_>,
+    (upload, forth): (&mut Flow, Between<'_>),
+    (download, back): (&mut Flow, Between<'_>),
+) -> Poll<Next> {
+    let download_ended_first = download.is_done() && !upload.is_done();
+    let mut ended = 0;
+    for (flow, between, source, sink) in
+        [(upload, forth, Side::Client, Side::Target), (download, back, Side::Target, Side::Client)]
+    {
+        match flow.poll(cx, between) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(Step::Ended)) => ended += 1,
+            Poll::Ready(Ok(Step::WantsKernel)) => return Poll::Ready(Next::Enter(source)),
+            Poll::Ready(Ok(Step::LeftKernel)) => return Poll::Ready(Next::Leave(source)),
+            Poll::Ready(Err(Broken::Source)) => return Poll::Ready(Next::Break(source)),
+            Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(Next::Break(sink)),
+            Poll::Ready(Err(Broken::Integrity)) => return Poll::Ready(Next::End(SessionEnd::IntegrityReset)),
+        }
+    }
+    match ended {
+        2 if download_ended_first => Poll::Ready(Next::End(SessionEnd::TargetClosed)),
+        2 => Poll::Ready(Next::End(SessionEnd::ClientClosed)),
+        _ => Poll::Pending,
     }
 }
 
@@ -207,12 +316,12 @@ impl Silence {
 }
 
 /// Bytes given to the kernel that the peer has not acknowledged, the FIN included; 0 if the kernel does not say.
-fn unacknowledged(stream: &TcpStream) -> i32 {
+fn unacknowledged(socket: BorrowedFd<'_>) -> i32 {
     nix::ioctl_read_bad!(siocoutq, nix::libc::TIOCOUTQ, nix::libc::c_int);
     let mut bytes = 0;
-    // SAFETY: the descriptor is open for as long as `stream` is borrowed, and SIOCOUTQ (the same number as TIOCOUTQ,
+    // SAFETY: the descriptor is open for as long as it is borrowed, and SIOCOUTQ (the same number as TIOCOUTQ,
     // tcp(7)) writes one int to the pointer.
-    match unsafe { siocoutq(std::os::fd::AsRawFd::as_raw_fd(stream), &raw mut bytes) } {
+    match unsafe { siocoutq(socket.as_raw_fd(), &raw mut bytes) } {
         Ok(_) => bytes,
         Err(_) => 0,
     }

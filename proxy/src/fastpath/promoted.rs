@@ -1,0 +1,193 @@
+//! One direction while the kernel forwards it, and the way back.
+//!
+//! ```text
+//! promote ──> kernel forwards ──stop──> stopped ──is_delivered──> finish ──> user space, or promote again
+//!                   └───────────────────────┴── drop: the session is reset
+//! ```
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use landbridge_common::{ALARM_BEHIND, ALARM_BULK};
+
+use super::engine::{Engine, Entry};
+use super::flows::Redirected;
+use super::maps::MapError;
+use super::{PromoteError, tcp};
+
+/// How long [`Promoted::stop`] waits for packets that the gate let through and whose verdict was not seen. Most of these
+/// are missing in the stream (lost or out of order), and then no waiting helps; others are between the gate and TCP on
+/// another CPU, which takes about a microsecond.
+const SETTLE: Duration = Duration::from_micros(20);
+
+/// Something the session should know about a direction that the kernel forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// The sink's peer falls behind: more than the soft limit is on its way. Above the hard limit the gate is shut until
+    /// the direction is stopped.
+    Behind,
+    /// More than the limit for bulk arrived within 8.4 ms: user space moves such streams for less.
+    Bulk,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Whether it was proven that no packet was on its way to a verdict; else `stop` waited for 20 us.
+    pub settled: bool,
+    /// Packets that the gate dropped since the promotion; their sender repeats them.
+    pub gate_dropped: u64,
+}
+
+/// A direction in the kernel.
+///
+/// It borrows both sockets, so that neither can be closed before its entries are gone. From the promotion until
+/// [`finish`](Self::finish) nobody else may read the source or write to the sink, save that the source may be read (not
+/// forwarded) after [`stop`](Self::stop). Dropping it earlier gives up the stream: bytes may be lost, and the session has
+/// to be reset.
+pub struct Promoted<'s> {
+    engine: Arc<Engine>,
+    source: BorrowedFd<'s>,
+    sink: BorrowedFd<'s>,
+    entry: Entry,
+    ignore_bulk: AtomicBool,
+    verdict: bool,
+    entered: bool,
+}
+
+impl<'s> Promoted<'s> {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        source: BorrowedFd<'s>,
+        sink: BorrowedFd<'s>,
+        given: u64,
+    ) -> Result<Self, PromoteError> {
+        let entry = engine.insert(source, sink, given)?;
+        let promoted =
+            Self { engine, source, sink, entry, ignore_bulk: AtomicBool::new(false), verdict: true, entered: true };
+        // What arrived between the last read of the source and the insert has had no verdict.
+        tcp::kick(source).map_err(|source| PromoteError::Socket { what: "the queue of the source", source })?;
+        Ok(promoted)
+    }
+
+    /// Ready while there is an alarm, [`Alarm::Behind`] before [`Alarm::Bulk`]; each stays until the direction is stopped.
+    /// Needs [`FastPath::run_alarms`](super::FastPath::run_alarms) to run. Only the last waker is woken.
+    pub fn poll_alarm(&self, cx: &mut Context<'_>) -> Poll<Alarm> {
+        if let Some(alarm) = self.alarm() {
+            return Poll::Ready(alarm);
+        }
+        self.entry.taken.waker.register(cx.waker());
+        // An alarm that came before the waker was there has woken nobody.
+        self.alarm().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// From now on [`Alarm::Bulk`] is not reported.
+    pub fn ignore_bulk(&self) {
+        self.ignore_bulk.store(true, Ordering::Relaxed);
+    }
+
+    /// What the kernel has moved since the promotion. Final once stopped. No system call.
+    pub fn redirected(&self) -> Redirected {
+        self.engine.flow(self.entry.taken.slot).redirected()
+    }
+
+    /// Takes the direction out of the kernel: what arrives from now on waits in the source for user space.
+    ///
+    /// Blocks for some microseconds. Packets that arrive meanwhile are dropped before TCP acknowledges them, and repeated
+    /// by their sender. What the kernel had already taken is still on its way to the sink afterwards: write to the sink
+    /// only when [`is_delivered`](Self::is_delivered) says so. Stopping twice does nothing.
+    ///
+    /// # Errors
+    /// The kernel did not do it. Reset the session.
+    pub fn stop(&mut self) -> io::Result<Stopped> {
+        let flow = self.engine.flow(self.entry.taken.slot);
+        let mut settled = true;
+        if self.verdict {
+            flow.shut_gate();
+            settled = self.settle()?;
+            self.engine.remove_source(self.entry.cookie).map_err(into_io)?;
+            self.verdict = false;
+            // A verdict that began before the removal has ended when the source's lock was free once.
+            tcp::info(self.source)?;
+            flow.open_gate();
+        }
+        Ok(Stopped { settled, gate_dropped: flow.gate_dropped() })
+    }
+
+    /// Whether the sink's TCP has been given everything that the kernel redirected. Only then its own queue comes next.
+    ///
+    /// It becomes true as the sink's peer reads; if the sink breaks it never does. There is no event for it: ask again
+    /// after some hundred microseconds, or when the sink becomes writable.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn is_delivered(&self) -> io::Result<bool> {
+        Ok(tcp::given_at_least(self.sink)? >= self.entry.given + self.redirected().bytes)
+    }
+
+    /// Ends a direction that was stopped and delivered, and says what the kernel moved.
+    ///
+    /// # Errors
+    /// It was not stopped or delivered, or the kernel did not remove it. Reset the session.
+    pub fn finish(mut self) -> io::Result<Redirected> {
+        if self.verdict || !self.is_delivered()? {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "bytes are still on their way in the kernel"));
+        }
+        // Read while the slot is ours.
+        let redirected = self.redirected();
+        self.entered = false;
+        self.engine.remove(self.entry.cookie, self.entry.taken.slot).map_err(into_io)?;
+        Ok(redirected)
+    }
+
+    fn alarm(&self) -> Option<Alarm> {
+        let bits = self.engine.flow(self.entry.taken.slot).alarm();
+        if bits & ALARM_BEHIND != 0 {
+            Some(Alarm::Behind)
+        } else if bits & ALARM_BULK != 0 && !self.ignore_bulk.load(Ordering::Relaxed) {
+            Some(Alarm::Bulk)
+        } else {
+            None
+        }
+    }
+
+    /// With the gate shut, waits until no packet is on its way to a verdict; returns whether that is certain.
+    ///
+    /// Deleting a source while a verdict runs on it loses what the verdict has in hand. Behind a shut gate only packets
+    /// matter that had passed it: when TCP has received up to the newest of them, all others are repetitions, which TCP
+    /// discards on its own.
+    fn settle(&self) -> io::Result<bool> {
+        let flow = self.engine.flow(self.entry.taken.slot);
+        let begin = Instant::now();
+        loop {
+            let settled = flow.is_settled();
+            let waited = begin.elapsed() >= SETTLE;
+            // Takes the source's lock: what waited for it has been processed, and a verdict that ran has ended.
+            tcp::info(self.source)?;
+            if settled || waited {
+                return Ok(settled);
+            }
+        }
+    }
+}
+
+impl Drop for Promoted<'_> {
+    fn drop(&mut self) {
+        if !self.entered {
+            return;
+        }
+        // The session is reset whatever happens here, and the kernel removes what is left when the sockets are closed.
+        let _gone = self.engine.remove_source(self.entry.cookie);
+        // After it no verdict runs that could count into the slot.
+        let _barrier = tcp::info(self.source);
+        let _gone = self.engine.remove(self.entry.cookie, self.entry.taken.slot);
+    }
+}
+
+fn into_io(error: MapError) -> io::Error {
+    io::Error::other(error)
+}

@@ -1,0 +1,101 @@
+//! Which slots of the flow array are free, and whom their alarms wake. Pure: the time is an argument.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+use landbridge_common::Slot;
+
+/// How long a slot rests between two directions. A gate that found the slot before its direction ended may still count
+/// into it; it runs in a softirq that takes microseconds, and even a virtual CPU that is not scheduled comes back before
+/// this. (Verdicts need no such time: a direction ends only after its source's lock was free once.)
+pub(super) const REST: Duration = Duration::from_millis(200);
+
+/// Slots that can rest in addition to those that are in use.
+pub(super) const RESERVE: u32 = 1024;
+
+/// Free slots, oldest first, and a waker for each slot that was ever used.
+#[derive(Debug)]
+pub(super) struct Slots {
+    capacity: u32,
+    resting: VecDeque<(Instant, Slot)>,
+    wakers: Vec<Arc<AtomicWaker>>,
+    taken: u32,
+}
+
+/// A slot in use.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    pub(super) slot: Slot,
+    pub(super) waker: Arc<AtomicWaker>,
+}
+
+impl Slots {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self { capacity, resting: VecDeque::new(), wakers: Vec::new(), taken: 0 }
+    }
+
+    /// How many are in use.
+    pub(super) fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// A slot that has rested, or one that was never used; `None` if there is neither.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
+        let rested = self.resting.pop_front_if(|(since, _)| now.saturating_duration_since(*since) >= REST);
+        let slot = match rested {
+            Some((_, slot)) => slot,
+            None => {
+                let fresh = u32::try_from(self.wakers.len()).ok().filter(|fresh| *fresh < self.capacity)?;
+                self.wakers.push(Arc::default());
+                fresh
+            }
+        };
+        self.taken += 1;
+        Some(Taken { slot, waker: Arc::clone(&self.wakers[slot as usize]) })
+    }
+
+    /// Takes a slot back.
+    pub(super) fn release(&mut self, slot: Slot, now: Instant) {
+        self.resting.push_back((now, slot));
+        self.taken -= 1;
+    }
+
+    /// Whom to wake for a slot.
+    pub(super) fn waker(&self, slot: Slot) -> Option<Arc<AtomicWaker>> {
+        self.wakers.get(slot as usize).cloned()
+    }
+
+    /// Whom to wake if it is not known which slot it was.
+    pub(super) fn wakers(&self) -> Vec<Arc<AtomicWaker>> {
+        self.wakers.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_rests_before_it_is_used_again() {
+        let start = Instant::now();
+        let mut slots = Slots::new(2);
+        assert_eq!(slots.take(start).unwrap().slot, 0);
+        slots.release(0, start);
+        assert_eq!(slots.take(start + REST / 2).unwrap().slot, 1, "0 has not rested");
+        assert!(slots.take(start + REST / 2).is_none());
+        assert_eq!(slots.take(start + REST).unwrap().slot, 0);
+        assert_eq!(slots.taken(), 2);
+    }
+
+    #[test]
+    fn slots_in_use_are_different_and_within_the_capacity() {
+        let now = Instant::now();
+        let mut slots = Slots::new(3);
+        let taken: Vec<Slot> = std::iter::from_fn(|| slots.take(now)).map(|taken| taken.slot).collect();
+        assert_eq!(taken, [0, 1, 2]);
+        assert_eq!(slots.wakers().len(), 3);
+        assert!(slots.waker(2).is_some() && slots.waker(3).is_none());
+    }
+}

@@ -1,0 +1,96 @@
+//! Which kernels forward without a known bug.
+//!
+//! | from | why not earlier |
+//! |---|---|
+//! | 6.16, and the stable 6.12.34, 6.6.94, 6.1.142 | a redirect that the sink took in parts was sent twice |
+//! | 6.4 | data of a verdict was counted wrong and could stall |
+//!
+//! The stable series 5.15 and 5.10 got only some of the corrections, and 6.13 to 6.15 are not maintained any more. What a
+//! distribution corrected on its own does not show in the version: such a kernel is refused although it might work.
+
+use std::fmt;
+
+/// A version as `uname -r` prints it, without what follows the third number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+/// The first version without known bugs of each stable series that got the corrections.
+const STABLE: [Version; 3] = [Version::new(6, 1, 142), Version::new(6, 6, 94), Version::new(6, 12, 34)];
+
+/// From here on every version has them.
+const MAINLINE: Version = Version::new(6, 16, 0);
+
+impl Version {
+    const fn new(major: u32, minor: u32, patch: u32) -> Self {
+        Self { major, minor, patch }
+    }
+
+    /// The version in a release such as `6.1.0-49-cloud-amd64`; `None` if it does not begin with one.
+    pub fn of(release: &str) -> Option<Self> {
+        let numbers = release.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+        let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+        Some(Self::new(numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))
+    }
+
+    /// Whether this version forwards without a known bug.
+    pub fn is_good(self) -> bool {
+        let in_series = |first: &Version| (first.major, first.minor) == (self.major, self.minor) && self >= *first;
+        self >= MAINLINE || STABLE.iter().any(in_series)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// The versions that [`Version::is_good`] takes, in words.
+pub(super) const GOOD: &str = "6.16 or later, or 6.12.34, 6.6.94, 6.1.142 or later of these series";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read() {
+        for (release, version) in [
+            ("6.18.44-fc-v595", Some(Version::new(6, 18, 44))),
+            ("6.1.0-49-cloud-amd64", Some(Version::new(6, 1, 0))),
+            ("7.0-rc1", Some(Version::new(7, 0, 0))),
+            ("6.16.0+", Some(Version::new(6, 16, 0))),
+            ("6", None),
+            ("", None),
+            ("next-20260101", None),
+        ] {
+            assert_eq!(Version::of(release), version, "{release}");
+        }
+    }
+
+    #[test]
+    fn only_corrected_kernels_are_good() {
+        for (release, good) in [
+            ("5.10.240", false),
+            ("5.15.190", false),
+            ("6.1.141", false),
+            ("6.1.142", true),
+            ("6.3.13", false),
+            ("6.6.93", false),
+            ("6.6.94", true),
+            ("6.8.0-60-generic", false),
+            ("6.12.33", false),
+            ("6.12.34", true),
+            ("6.13.12", false),
+            ("6.15.11", false),
+            ("6.16.0", true),
+            ("6.18.44-fc-v595", true),
+            ("7.0.1", true),
+        ] {
+            assert_eq!(Version::of(release).unwrap().is_good(), good, "{release}");
+        }
+    }
+}
