@@ -48,6 +48,13 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Whether others had work for it before the first run.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.load_before > 0.5
+    }
+}
+
 /// CPU time of all CPUs since boot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct CpuTime {

@@ -67,14 +67,20 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let lab = Lab::new(tools, effort.sessions)?;
     let machine = Machine::read()?;
+    if machine.is_busy() {
+        eprintln!(
+            "the load average is {:.1}: others use this machine, and what they do is measured too",
+            machine.load_before
+        );
+    }
     let mut field = Field::start(&lab, effort, &peers)?;
     let mut progress = Progress::of(workloads.len());
     let mut measured = Vec::new();
     for workload in workloads {
         let step = || {
             let measured = field.measure(workload)?;
-            let failures = measured.failures.len();
-            let result = if failures == 0 { "done".to_owned() } else { format!("{failures} failed") };
+            let failed: Vec<&str> = measured.failures.iter().map(|(failed, _)| failed.name()).collect();
+            let result = if failed.is_empty() { "done".to_owned() } else { format!("failed: {}", failed.join(", ")) };
             Ok((measured, result))
         };
         measured.push(progress.step(&workload.to_string(), step)?);

@@ -107,7 +107,9 @@ impl Report {
         let failed = self.measured.iter().flat_map(|measured| {
             measured.failures.iter().map(|(peer, reason)| format!("failed: {peer} in {}: {reason}", measured.name))
         });
-        missing.chain(failed).collect()
+        let load = self.machine.load_before;
+        let busy = format!("the load average before the first run was {load:.1}: others used this machine as well");
+        missing.chain(failed).chain(self.machine.is_busy().then_some(busy)).collect()
     }
 
     fn required(&self) -> impl Iterator<Item = Required<'_>> {

@@ -19,6 +19,9 @@ const REQUEST: &[u8] = b"GET /stream HTTP/1.1\r\nhost: sample\r\naccept: text/ev
 /// The server answers at once; a stream whose answer takes longer is broken.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Streams that are opened at once: one by one takes long where every answer waits for a CPU.
+const OPENING: usize = 64;
+
 #[derive(Debug, Default)]
 struct Shared {
     measuring: AtomicBool,
@@ -34,10 +37,14 @@ pub(crate) async fn read(
 ) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::default());
     let mut tasks = JoinSet::new();
-    for _ in 0..streams {
-        let open = timeout(ANSWER, Stream::open(address));
-        let stream = open.await.with_context(|| format!("{address} answers no stream"))??;
-        tasks.spawn(stream.follow(Arc::clone(&shared)));
+    let mut opening = JoinSet::new();
+    for started in 1..=streams {
+        opening.spawn(timeout(ANSWER, Stream::open(address)));
+        while opening.len() >= OPENING || (started == streams && !opening.is_empty()) {
+            let Some(opened) = opening.join_next().await else { break };
+            let stream = opened?.with_context(|| format!("{address} answers no stream"))??;
+            tasks.spawn(stream.follow(Arc::clone(&shared)));
+        }
     }
     tokio::time::sleep(settle).await;
 
