@@ -38,8 +38,9 @@ pub(super) fn run(lab: &Lab, running: &Running, window: Duration) -> Result<Vec<
     let after = Memory::read()?;
 
     ended.store(true, Ordering::Relaxed);
-    drop(sessions);
+    // First the senders: one that still sends would take the end of the clients for a broken session.
     senders.join().map_err(|_| anyhow!("the thread that sends panicked"))??;
+    drop(sessions);
     let grown = after.used_kib() as f64 - before.used_kib() as f64;
     Ok(vec![Sample::new(Metric::StalledMemory, grown / SESSIONS as f64)])
 }
