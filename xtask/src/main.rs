@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that building, running and testing landbridge needs beyond plain cargo. One verb per file.
 
 mod apt;
+mod bench;
 mod build;
 mod child;
 mod command;
@@ -61,6 +62,8 @@ enum Verb {
         /// Run only the tests whose name contains this.
         filter: Option<String>,
     },
+    /// Set up the peers, and measure landbridge against them (needs root).
+    Bench(bench::Arguments),
     /// Check formatting, lints, and that the core stays free of I/O.
     Lint,
 }
@@ -85,6 +88,7 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Build { release } => build::build(Profile::from_release(release)).map(drop),
         Verb::Run { config, release } => run::run(config.as_deref(), Profile::from_release(release)),
         Verb::Test { long, filter } => test::test(long, filter.as_deref()),
+        Verb::Bench(arguments) => bench::bench(&arguments),
         Verb::Lint => lint::lint(),
     }
 }

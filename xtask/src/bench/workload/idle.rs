@@ -1,0 +1,64 @@
+//! What a session costs in memory while it does nothing: each has had one request and its answer.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::bench::contender::{Running, Service};
+use crate::bench::lab::Lab;
+use crate::bench::machine::{Memory, resident_kib, socket_kib};
+use crate::bench::metric::{Metric, Sample};
+
+/// Buffers that were used are given back by then, and freed kernel objects are freed.
+const CALM: Duration = Duration::from_millis(500);
+
+const REQUEST: &[u8] = b"GET /64 HTTP/1.1\r\nhost: target\r\n\r\n";
+
+/// Memory at one moment, in KiB.
+struct Snapshot {
+    process: u64,
+    kernel: u64,
+}
+
+pub(super) fn run(lab: &Lab, running: &Running, count: usize) -> Result<Vec<Sample>> {
+    let address = running.address(Service::Http);
+    let before = Snapshot::take(lab, running)?;
+    let sessions: Vec<TcpStream> =
+        lab.net.client.enter(|| (0..count).map(|_| session(address)).collect::<Result<_>>())??;
+    thread::sleep(CALM);
+    let after = Snapshot::take(lab, running)?;
+    ensure!(sessions.len() == count, "not all sessions stand");
+    drop(sessions);
+    thread::sleep(CALM);
+
+    let each = |after: u64, before: u64| (after as f64 - before as f64) / count as f64;
+    Ok(vec![
+        Sample::new(Metric::ProcessMemory, each(after.process, before.process)),
+        Sample::new(Metric::KernelMemory, each(after.kernel, before.kernel)),
+    ])
+}
+
+impl Snapshot {
+    fn take(lab: &Lab, running: &Running) -> Result<Self> {
+        let process = running.process_id().map(resident_kib).transpose()?.unwrap_or(0);
+        let sockets = lab.net.proxy.enter(socket_kib)??;
+        Ok(Self { process, kernel: Memory::read()?.slab_kib() + sockets })
+    }
+}
+
+fn session(address: std::net::SocketAddr) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(REQUEST)?;
+    let mut answer = [0; 1024];
+    let mut length = 0;
+    while !answer[..length].ends_with(b"xxxx") {
+        let read = stream.read(&mut answer[length..]).context("a session got no answer")?;
+        ensure!(read > 0, "a session ended");
+        length += read;
+    }
+    Ok(stream)
+}
