@@ -48,14 +48,15 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let admin_address = config.admin.listen;
     let shared = Arc::new(Shared::new(config, workers));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
-    if let Some(address) = admin_address {
-        admin::start(address, Arc::clone(&shared), phase_changes.clone()).await?;
-    }
     let fastpath = start_fastpath();
+    let unavailable = fastpath.as_ref().err().copied();
+    if let Some(address) = admin_address {
+        admin::start(address, Arc::clone(&shared), phase_changes.clone(), unavailable).await?;
+    }
 
     let mut running = FuturesUnordered::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
-        running.push(worker::start(index, sockets, Arc::clone(&shared), fastpath.clone(), phase_changes.clone())?);
+        running.push(worker::start(index, sockets, Arc::clone(&shared), fastpath.clone().ok(), phase_changes.clone())?);
     }
     for listener in &shared.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -110,7 +111,8 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, Bi
     Ok(sockets)
 }
 
-fn start_fastpath() -> Option<Arc<FastPath>> {
+/// The fast path with what listens to its programs, or the code of the reason why there is none.
+fn start_fastpath() -> Result<Arc<FastPath>, &'static str> {
     match FastPath::start(Limits::default()) {
         Ok(fastpath) => {
             info!("kernel fast path: loaded and tested");
@@ -127,12 +129,12 @@ fn start_fastpath() -> Option<Arc<FastPath>> {
                     }
                 });
             }
-            Some(fastpath)
+            Ok(fastpath)
         }
         Err(reason) => {
             let code = reason.reason();
             warn!(code, "kernel fast path: not available ({}); sessions are forwarded in user space", reason.chain());
-            None
+            Err(code)
         }
     }
 }

@@ -15,9 +15,15 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    /// `unavailable`: the code of the reason why there is no fast path, if there is none.
+    pub(super) fn new(unavailable: Option<&'static str>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
-        with_local_recorder(&recorder, describe);
+        with_local_recorder(&recorder, || {
+            describe();
+            gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+            let available = if unavailable.is_none() { 1.0 } else { 0.0 };
+            gauge!("landbridge_fastpath_available", "reason" => unavailable.unwrap_or("none")).set(available);
+        });
         Self { recorder }
     }
 
@@ -37,6 +43,11 @@ fn describe() {
     );
     describe_counter!("landbridge_target_connects_total", "Connects to the target that were tried.");
     describe_counter!("landbridge_target_connect_failures_total", "Connects to the target that failed, by reason.");
+    describe_counter!(
+        "landbridge_integrity_resets_total",
+        "Sessions that were reset because bytes received, read and redirected did not agree. It should stay 0."
+    );
+    describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
     describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
     describe_counter!("landbridge_datapath_promotion_failures_total", "Directions that the kernel refused.");
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
@@ -46,7 +57,7 @@ fn describe() {
 }
 
 fn publish(shared: &Shared) {
-    gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let mut integrity_resets = 0;
     for (index, listener) in shared.config.listeners.iter().enumerate() {
         let labels = [("listener", listener.name.clone())];
         let cells = shared.stats.listener_cells(index);
@@ -59,6 +70,7 @@ fn publish(shared: &Shared) {
             let labels =
                 [("listener", listener.name.clone()), ("group", group.name.clone()), ("target", target.name.clone())];
             publish_ends(&labels, cells.iter().map(|cell| &cell.ends));
+            integrity_resets += cells.iter().map(|cell| cell.ends.of(SessionEnd::IntegrityReset).get()).sum::<u64>();
             let connects = cells.iter().map(|cell| cell.connects.get()).sum();
             counter!("landbridge_target_connects_total", &labels).absolute(connects);
             for reason in FailureReason::ALL {
@@ -84,6 +96,7 @@ fn publish(shared: &Shared) {
             }
         }
     }
+    counter!("landbridge_integrity_resets_total").absolute(integrity_resets);
     for (group_index, group) in shared.config.groups.iter().enumerate() {
         for (target_index, target) in group.targets.iter().enumerate() {
             let labels = [("group", group.name.clone()), ("target", target.name.clone())];

@@ -49,15 +49,17 @@ struct Admin {
     metrics: Metrics,
 }
 
-/// Binds `address` and serves it for as long as the runtime lives.
+/// Binds `address` and serves it for as long as the runtime lives. `unavailable`: the code of the reason why there is no
+/// fast path, if there is none.
 pub(crate) async fn start(
     address: SocketAddr,
     shared: Arc<Shared>,
     phase: watch::Receiver<Phase>,
+    unavailable: Option<&'static str>,
 ) -> Result<(), AdminError> {
     let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
     info!(%address, "admin address: /metrics /livez /readyz");
-    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new() });
+    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new(unavailable) });
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
