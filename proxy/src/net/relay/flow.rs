@@ -73,6 +73,7 @@ pub(super) struct Flow {
     given: u64,
     /// Bytes that moved; it grows whenever something is seen to move.
     moved: u64,
+    began: Instant,
 }
 
 /// Who moves the bytes.
@@ -124,6 +125,7 @@ impl Flow {
             redirected: 0,
             given: 0,
             moved: 0,
+            began: Instant::now(),
         }
     }
 
@@ -333,7 +335,7 @@ impl Flow {
                 moved => (moved, Carrier::Splice),
             },
         };
-        self.judge.read(read, self.drained);
+        self.judge.read(read, self.drained, self.began.elapsed());
         between.cell.bytes(self.direction, carrier).add(read as u64);
         Ok(read)
     }
