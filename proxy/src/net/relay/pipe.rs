@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
-/// What a pipe is asked to hold. Above the default of 64 KiB the calls per byte fall; above this they no longer matter
-/// (docs/benchmarks.md).
+/// What a pipe is asked to hold: the default of 64 KiB would take a call for each packet that GRO has put together. An
+/// unprivileged pipe may be as large without being refused (fs.pipe-max-size).
 const CAPACITY: i32 = 1 << 20;
 
 /// Pipes kept empty per worker; more are closed when they come back.
