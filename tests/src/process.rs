@@ -75,7 +75,8 @@ impl Process {
     pub fn ensure_running(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("{} ended with {status}\n{}", self.name, self.stderr()),
+            // Its last words may still be in the pipe.
+            Some(status) => bail!("{} ended with {status}\n{}", self.name, self.stderr.finish()),
         }
     }
 
