@@ -11,4 +11,5 @@ extern crate std;
 
 pub mod datapath;
 pub mod end;
+pub mod life;
 pub mod select;
