@@ -49,7 +49,7 @@ impl<'a> Session<'a> {
             Ok(Begun { target, head, read, lease }) => {
                 let listener = &self.worker.shared.config.listeners[self.listener];
                 let kernel = self.worker.kernel.as_ref();
-                let settings = Settings::new(listener, kernel.is_some());
+                let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
                 let (buffers, cell) = (&self.worker.buffers, self.route(lease.id()));
                 Relay::new((client, target), (head, read), settings, buffers, kernel, cell).run().await
             }

@@ -3,7 +3,7 @@
 //! A session belongs to one worker for life, so each worker counts in cells of its own and no cache line travels
 //! between CPUs for a byte that is forwarded.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
@@ -75,6 +75,51 @@ impl Counter {
     }
 }
 
+/// A number of things that are there now. Only sums over all workers mean anything.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// One more.
+    pub fn up(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A direction of a session that is counted to what carries it, until this is dropped.
+#[derive(Debug)]
+pub struct Presence<'a> {
+    gauges: &'a [Gauge; Carrier::ALL.len()],
+    carrier: Carrier,
+}
+
+impl Presence<'_> {
+    /// From now on `carrier` carries it.
+    pub fn change(&mut self, carrier: Carrier) {
+        if carrier != self.carrier {
+            self.gauges[self.carrier as usize].down();
+            self.gauges[carrier as usize].up();
+            self.carrier = carrier;
+        }
+    }
+}
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.gauges[self.carrier as usize].down();
+    }
+}
+
 /// The counters of one listener on one worker that belong to no target.
 // Two cache lines: neighbouring lines are fetched in pairs.
 #[repr(align(128))]
@@ -104,6 +149,8 @@ pub struct RouteCell {
     demotions: [Counter; Demotion::ALL.len()],
     /// Bytes read from one leg for the other, by direction and carrier.
     bytes: [[Counter; Carrier::ALL.len()]; Direction::ALL.len()],
+    /// Directions that are open, by what carries them.
+    present: [[Gauge; Carrier::ALL.len()]; Direction::ALL.len()],
 }
 
 impl RouteCell {
@@ -120,6 +167,18 @@ impl RouteCell {
     /// Bytes that `carrier` moved in `direction`.
     pub fn bytes(&self, direction: Direction, carrier: Carrier) -> &Counter {
         &self.bytes[direction as usize][carrier as usize]
+    }
+
+    /// Directions that `carrier` carries now.
+    pub fn present(&self, direction: Direction, carrier: Carrier) -> &Gauge {
+        &self.present[direction as usize][carrier as usize]
+    }
+
+    /// Counts a direction to `carrier`.
+    pub fn presence(&self, direction: Direction, carrier: Carrier) -> Presence<'_> {
+        let gauges = &self.present[direction as usize];
+        gauges[carrier as usize].up();
+        Presence { gauges, carrier }
     }
 }
 

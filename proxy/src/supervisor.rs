@@ -48,7 +48,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let admin_address = config.admin.listen;
     let shared = Arc::new(Shared::new(config, workers));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
-    let fastpath = start_fastpath();
+    let fastpath = start_fastpath(shared.config.datapath.limits);
     let unavailable = fastpath.as_ref().err().copied();
     if let Some(address) = admin_address {
         admin::start(address, Arc::clone(&shared), phase_changes.clone(), unavailable).await?;
@@ -112,8 +112,8 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, Bi
 }
 
 /// The fast path with what listens to its programs, or the code of the reason why there is none.
-fn start_fastpath() -> Result<Arc<FastPath>, &'static str> {
-    match FastPath::start(Limits::default()) {
+fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
+    match FastPath::start(limits) {
         Ok(fastpath) => {
             info!("kernel fast path: loaded and tested");
             let alarms = Arc::clone(&fastpath).run_alarms();

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use landbridge::config::{
-    AcceptProxy, Admin, Config, Datapath, Dial, Group, Listener, ProxyVersion, Runtime, Target, TcpOptions,
+    AcceptProxy, Admin, Config, Datapath, DatapathRules, Dial, Group, Listener, ProxyVersion, Runtime, Target,
+    TcpOptions,
 };
+use landbridge_core::datapath::{Limits, Thresholds};
 use landbridge_core::select::Balance;
 
 fn shipped(name: &str) -> Config {
@@ -63,6 +65,7 @@ fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
     Config {
         runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
         admin: Admin { listen: Some(address("127.0.0.1:9900")) },
+        datapath: DatapathRules { thresholds: Thresholds::default(), limits: Limits::default() },
         listeners,
         groups,
     }
@@ -104,6 +107,7 @@ fn every_option_is_taken_over() {
     let text = r#"
         runtime = { workers = 3, drain_timeout = "0s" }
         admin.listen = "off"
+        datapath = { promote_after = 1, promote_gap = "0s", soft_limit = "64KiB", hard_limit = "1MB" }
 
         [[group]]
         name = "eu-1:[gpu]"
@@ -135,6 +139,10 @@ fn every_option_is_taken_over() {
     let expected = Config {
         runtime: Runtime { workers: NonZeroUsize::new(3), drain_timeout: Duration::ZERO },
         admin: Admin { listen: None },
+        datapath: DatapathRules {
+            thresholds: Thresholds { promote_gap: Duration::ZERO, promote_after: 1, ..Thresholds::default() },
+            limits: Limits { soft: 64 << 10, hard: 1_000_000, ..Limits::default() },
+        },
         listeners: vec![Listener {
             name: "in".to_owned(),
             bind: vec![address("[::1]:9900"), address("127.0.0.1:8080")],

@@ -7,26 +7,60 @@
 
 use core::time::Duration;
 
-/// A read of at least this many bytes is large: to splice it costs less than to copy it.
-pub const LARGE: usize = 32 * 1024;
+/// The numbers that a direction is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// A read of at least this many bytes is large: to splice it costs less than to copy it. Default 32 KiB.
+    pub large: u64,
+    /// Large reads in a row before a direction is spliced. Default 2: one alone is often the end of a body.
+    pub splice_after: u32,
+    /// Smaller splices in a row before a direction is copied again. Default 8.
+    pub copy_after: u32,
+    /// Messages in a row before a direction is promoted. Default 8: a promotion costs as much as some ten copied
+    /// messages, so a connection that asks once or twice stays in user space.
+    pub promote_after: u32,
+    /// The least mean gap between the messages of such a row. Default 10 ms. Measured with 64 busy connections, some 4 ms
+    /// apart, user space served 1.4 times the requests of the kernel; with 1,000 token streams, 50 ms apart, the kernel
+    /// halved the p99 delay.
+    pub promote_gap: Duration,
+    /// Each demotion for load doubles the messages that the next promotion takes, up to `promote_after` times this.
+    /// Default 1,024: traffic that keeps changing its mind stays in user space.
+    pub reluctance: u32,
+}
 
-/// Large reads in a row before a direction is spliced: one alone is often the end of a body.
-const LARGE_READS: u8 = 2;
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            large: 32 * 1024,
+            splice_after: 2,
+            copy_after: 8,
+            promote_after: 8,
+            promote_gap: Duration::from_millis(10),
+            reluctance: 1 << 10,
+        }
+    }
+}
 
-/// Smaller splices in a row before a direction is copied again.
-const SMALL_SPLICES: u8 = 8;
+/// What the kernel may hold and do before it tells the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one direction on their way (redirected or written, not acknowledged by the sink's peer) from which a
+    /// direction is behind and demoted. Default 1 MiB: the product of 1 Gbit/s and 8 ms.
+    pub soft: u64,
+    /// Bytes of one direction on their way from which no more are taken from its peer. Default 4 MiB.
+    pub hard: u64,
+    /// Bytes of one direction within 8.4 ms from which it is bulk. Default 512 KiB, 500 Mbit/s.
+    pub bulk: u64,
+    /// Directions promoted at once. Default: as many as there can be, 65,536. The kernel takes 128 bytes for each at the
+    /// start.
+    pub budget: u32,
+}
 
-/// Messages in a row before a direction is promoted. A promotion costs as much as some ten copied messages, so a
-/// connection that asks once or twice stays in user space.
-const MESSAGES: u32 = 8;
-
-/// The mean gap between the messages of such a row. Measured with 64 busy connections, some 4 ms apart, user space
-/// served 1.4 times the requests of the kernel; with 1,000 token streams, 50 ms apart, the kernel halved the p99 delay.
-const GAP: Duration = Duration::from_millis(10);
-
-/// Each demotion for load doubles the messages that the next promotion takes, up to `MESSAGES` times this: traffic that
-/// keeps changing its mind stays in user space.
-const RELUCTANCE_MAX: u32 = 1 << 10;
+impl Default for Limits {
+    fn default() -> Self {
+        Self { soft: 1 << 20, hard: 4 << 20, bulk: 512 << 10, budget: 1 << 16 }
+    }
+}
 
 /// What a direction may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +69,8 @@ pub struct Policy {
     pub splice: bool,
     /// Whether, and when, the kernel may redirect.
     pub promote: Promote,
+    /// By which numbers that is decided.
+    pub thresholds: Thresholds,
 }
 
 /// When a direction is promoted.
@@ -88,7 +124,7 @@ pub struct Judge {
     policy: Policy,
     splicing: bool,
     /// Reads in a row that speak for the other method.
-    against: u8,
+    against: u32,
     /// Messages in a row, and when the first one came.
     messages: u32,
     since: Duration,
@@ -119,14 +155,15 @@ impl Judge {
 
     /// Takes note of a read of `bytes` bytes at `now`, a time since any fixed moment; `drained`: it left nothing behind.
     pub fn read(&mut self, bytes: usize, drained: bool, now: Duration) {
-        let large = bytes >= LARGE;
+        let Thresholds { large, splice_after, copy_after, .. } = self.policy.thresholds;
+        let large = bytes as u64 >= large;
         self.count_message(drained && !large, now);
         if large == self.splicing {
             self.against = 0;
             return;
         }
         self.against += 1;
-        let enough = if self.splicing { SMALL_SPLICES } else { LARGE_READS };
+        let enough = if self.splicing { copy_after } else { splice_after };
         if self.policy.splice && self.against >= enough {
             self.splicing = !self.splicing;
             self.against = 0;
@@ -144,11 +181,12 @@ impl Judge {
             self.since = now;
         }
         self.messages += 1;
-        let enough = MESSAGES * self.reluctance;
+        let Thresholds { promote_after, promote_gap, .. } = self.policy.thresholds;
+        let enough = promote_after.saturating_mul(self.reluctance);
         if self.messages >= enough {
             // A row that was too quick says nothing about the next one.
             self.messages = 0;
-            self.wants_kernel = now.saturating_sub(self.since) >= GAP * (enough - 1);
+            self.wants_kernel = now.saturating_sub(self.since) >= promote_gap.saturating_mul(enough.saturating_sub(1));
         }
     }
 
@@ -162,6 +200,11 @@ impl Judge {
             }
     }
 
+    /// Whether a direction that turns into bulk should leave the kernel.
+    pub const fn heeds_bulk(&self) -> bool {
+        matches!(self.policy.promote, Promote::Messages)
+    }
+
     /// The kernel refused the promotion: this direction does not ask again.
     pub fn refused(&mut self) {
         self.refused = true;
@@ -172,7 +215,9 @@ impl Judge {
         self.messages = 0;
         self.wants_kernel = false;
         match why {
-            Demotion::Behind | Demotion::Bulk => self.reluctance = (self.reluctance * 2).min(RELUCTANCE_MAX),
+            Demotion::Behind | Demotion::Bulk => {
+                self.reluctance = self.reluctance.saturating_mul(2).min(self.policy.thresholds.reluctance.max(1))
+            }
             Demotion::Ended => {}
         }
         if why == Demotion::Bulk && self.policy.splice {
@@ -190,7 +235,17 @@ mod tests {
 
     use super::*;
 
-    const AUTO: Policy = Policy { splice: true, promote: Promote::Messages };
+    const MESSAGES: u32 = 8;
+    const GAP: Duration = Duration::from_millis(10);
+    const LARGE: usize = 32 * 1024;
+
+    fn policy(splice: bool, promote: Promote) -> Policy {
+        Policy { splice, promote, thresholds: Thresholds::default() }
+    }
+
+    fn auto() -> Policy {
+        policy(true, Promote::Messages)
+    }
 
     /// Reads `count` messages, one each `gap`, from `now` on; returns when the next one is due.
     fn messages(judge: &mut Judge, count: u32, gap: Duration, mut now: Duration) -> Duration {
@@ -203,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_method_follows_the_size_of_reads() {
-        let mut judge = Judge::new(AUTO);
+        let mut judge = Judge::new(auto());
         let mut spliced = Vec::new();
         for bytes in [64, 40_000, 64, 40_000, 40_000, 1, 40_000, 1, 1, 1, 1, 1, 1, 1, 1, 40_000] {
             spliced.push(judge.method() == Method::Splice);
@@ -215,7 +270,7 @@ mod tests {
 
     #[test]
     fn messages_are_promoted_and_every_demotion_for_load_doubles_the_threshold() {
-        let mut judge = Judge::new(AUTO);
+        let mut judge = Judge::new(auto());
         let mut now = Duration::ZERO;
         for reluctance in [1, 2, 4, 8] {
             now = messages(&mut judge, MESSAGES * reluctance - 1, GAP, now);
@@ -229,7 +284,7 @@ mod tests {
 
     #[test]
     fn messages_in_quick_succession_stay_in_user_space_until_they_slow_down() {
-        let mut judge = Judge::new(AUTO);
+        let mut judge = Judge::new(auto());
         let mut now = Duration::ZERO;
         for _ in 0..10 * MESSAGES {
             now = messages(&mut judge, 1, GAP / 2, now);
@@ -241,7 +296,7 @@ mod tests {
 
     #[test]
     fn bulk_is_spliced_at_once_after_its_demotion() {
-        let mut judge = Judge::new(AUTO);
+        let mut judge = Judge::new(auto());
         judge.demoted(Demotion::Bulk);
         assert_eq!(judge.method(), Method::Splice);
         assert!(!judge.wants_kernel());
@@ -250,7 +305,7 @@ mod tests {
     #[test]
     fn a_backlog_or_a_large_read_starts_the_count_again() {
         for (bytes, drained) in [(100, false), (LARGE, true)] {
-            let mut judge = Judge::new(AUTO);
+            let mut judge = Judge::new(auto());
             let now = messages(&mut judge, MESSAGES - 1, GAP, Duration::ZERO);
             judge.read(bytes, drained, now);
             judge.read(100, true, now + GAP);
@@ -260,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_final() {
-        let mut judge = Judge::new(Policy { splice: false, promote: Promote::AtOnce });
+        let mut judge = Judge::new(policy(false, Promote::AtOnce));
         assert!(judge.wants_kernel());
         judge.refused();
         assert!(!judge.wants_kernel());
@@ -272,7 +327,7 @@ mod tests {
             splice in any::<bool>(),
             reads in prop::collection::vec((0_usize..200_000, any::<bool>(), 0_u64..1000), 0..200),
         ) {
-            let mut judge = Judge::new(Policy { splice, promote: Promote::Never });
+            let mut judge = Judge::new(policy(splice, Promote::Never));
             let mut now = Duration::ZERO;
             for (bytes, drained, gap) in reads {
                 now += Duration::from_millis(gap);

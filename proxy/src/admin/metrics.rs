@@ -47,6 +47,10 @@ fn describe() {
         "landbridge_integrity_resets_total",
         "Sessions that were reset because bytes received, read and redirected did not agree. It should stay 0."
     );
+    describe_gauge!(
+        "landbridge_datapath_sessions",
+        "Sessions that are open, by direction and what carries that direction now."
+    );
     describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
     describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
     describe_counter!("landbridge_datapath_promotion_failures_total", "Directions that the kernel refused.");
@@ -92,6 +96,8 @@ fn publish(shared: &Shared) {
                     let bytes = cells.iter().map(|cell| cell.bytes(direction, carrier).get()).sum();
                     let labels = with(&labels, [("direction", direction.label()), ("datapath", carrier.label())]);
                     counter!("landbridge_bytes_total", &labels).absolute(bytes);
+                    let present: i64 = cells.iter().map(|cell| cell.present(direction, carrier).get()).sum();
+                    gauge!("landbridge_datapath_sessions", &labels).set(present as f64);
                 }
             }
         }

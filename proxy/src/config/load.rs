@@ -12,7 +12,7 @@ use super::problem::{Problem, Problems};
 use super::raw::{Document, Table};
 use super::references::Groups;
 use super::unique::Unique;
-use super::{Config, group, listener, process};
+use super::{Config, datapath, group, listener, process};
 
 /// Thousands of targets fit into this; a larger file is not a configuration.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -88,6 +88,7 @@ pub(super) fn read(top: Table<'_>) -> Result<Config, Noted> {
     let mut binds = Binds::default();
     let runtime = process::runtime(top.table("runtime"));
     let admin = process::admin(top.table("admin"), &mut binds);
+    let datapath = datapath::read(top.table("datapath"));
 
     let mut all_groups = Groups::default();
     let mut names = Unique::new("give each group its own name");
@@ -122,6 +123,7 @@ pub(super) fn read(top: Table<'_>) -> Result<Config, Noted> {
     Ok(Config {
         runtime: runtime?,
         admin: admin?,
+        datapath: datapath?,
         listeners: listeners.into_iter().collect::<Result<_, _>>()?,
         groups: groups.into_iter().collect::<Result<_, _>>()?,
     })

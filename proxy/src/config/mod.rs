@@ -5,6 +5,7 @@
 
 mod address;
 mod binds;
+mod datapath;
 #[cfg(test)]
 mod documented;
 mod fault;
@@ -29,6 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use landbridge_core::datapath::{Limits, Thresholds};
 use landbridge_core::select::Balance;
 
 pub use self::load::LoadError;
@@ -41,6 +43,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// `[admin]`
     pub admin: Admin,
+    /// `[datapath]`
+    pub datapath: DatapathRules,
     /// `[[listener]]`, at least one.
     pub listeners: Vec<Listener>,
     /// `[[group]]`, at least one.
@@ -61,6 +65,15 @@ pub struct Runtime {
 pub struct Admin {
     /// The address of `/metrics`, `/livez` and `/readyz`; `None`: not served.
     pub listen: Option<SocketAddr>,
+}
+
+/// When `datapath = "auto"` uses what, and what the kernel may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatapathRules {
+    /// By which numbers a direction is judged.
+    pub thresholds: Thresholds,
+    /// Of the kernel fast path.
+    pub limits: Limits,
 }
 
 /// Addresses that accept client connections.

@@ -79,6 +79,13 @@ pub fn written(duration: Duration) -> String {
     fitting.map_or_else(|| format!("{nanos}ns"), |(size, unit)| format!("{}{unit}", nanos / size))
 }
 
+/// Writes a size in the largest binary unit that gives a whole number; [`size`] reads it back.
+pub fn written_size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let fitting = UNITS.iter().find(|(size, _)| bytes > 0 && bytes.is_multiple_of(*size));
+    fitting.map_or_else(|| format!("{bytes}B"), |(size, unit)| format!("{}{unit}", bytes / size))
+}
+
 fn is_bare_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
@@ -115,6 +122,12 @@ mod tests {
         fn written_durations_are_read_back(nanos in any::<u64>()) {
             let given = Duration::from_nanos(nanos);
             prop_assert_eq!(duration(&written(given)).unwrap(), given);
+        }
+
+        #[test]
+        fn written_sizes_are_read_back(bytes in 0_u64..1 << 50, shift in 0_u32..40) {
+            let given = bytes >> shift << shift;
+            prop_assert_eq!(size(&written_size(given)).unwrap(), given);
         }
     }
 }

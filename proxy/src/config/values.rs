@@ -10,6 +10,7 @@ use super::not_yet;
 use super::notes::Noted;
 use super::raw::{Kind, Value};
 use super::suggest::{one_of, quoted};
+use super::units::{self, written_size};
 
 impl<'d> Value<'d> {
     /// A whole number in a range.
@@ -46,6 +47,27 @@ impl<'d> Value<'d> {
     /// A duration within limits, or "0s" for none.
     pub(super) fn duration_or_none(&self, limits: &Limits) -> Result<Option<Duration>, Noted> {
         self.duration(limits).map(|duration| (!duration.is_zero()).then_some(duration))
+    }
+
+    /// A size in bytes within a range.
+    pub(super) fn size(&self, range: RangeInclusive<u64>) -> Result<u64, Noted> {
+        let remedy =
+            || format!("use a size from \"{}\" to \"{}\"", written_size(*range.start()), written_size(*range.end()));
+        match self.kind() {
+            Kind::Text(text) => {
+                let size = units::size(text).map_err(|error| self.fault(error.into()))?;
+                let wrong = |what: &str| Err(self.place().wrong(format!("{} is too {what}", quoted(text)), remedy()));
+                match size {
+                    size if size < *range.start() => wrong("small"),
+                    size if size > *range.end() => wrong("large"),
+                    size => Ok(size),
+                }
+            }
+            Kind::Integer(Some(number)) if u64::try_from(number).is_ok_and(|bytes| range.contains(&bytes)) => {
+                Err(self.mistyped("a size", format!("write \"{number}B\"")))
+            }
+            _ => Err(self.mistyped("a size", remedy())),
+        }
     }
 
     /// One word of a list.

@@ -32,6 +32,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{MapData, RingBuf};
 
+pub use landbridge_core::datapath::Limits;
+
 pub use self::btf::BtfError;
 use self::engine::{Engine, Loaded};
 pub use self::flows::Redirected;
@@ -45,27 +47,6 @@ use self::version::Version;
 
 /// The eBPF object in this binary; `None` when it was built without `cargo xtask build`.
 pub static OBJECT: Option<&'static [u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
-
-/// What the kernel may hold and do before it tells the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of one direction on their way (redirected or written, not acknowledged by the sink's peer) from which it is
-    /// [`Alarm::Behind`]. Default 1 MiB: the product of 1 Gbit/s and 8 ms.
-    pub soft: u64,
-    /// Bytes of one direction on their way from which no more are taken from its peer. Default 4 MiB.
-    pub hard: u64,
-    /// Bytes of one direction within 8.4 ms from which it is [`Alarm::Bulk`]. Default 512 KiB, 500 Mbit/s.
-    pub bulk: u64,
-    /// Directions promoted at once. Default: as many as there can be, 65,536. The kernel takes 128 bytes for each at the
-    /// start.
-    pub budget: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { soft: 1 << 20, hard: 4 << 20, bulk: 512 << 10, budget: u32::MAX }
-    }
-}
 
 /// The loaded and tested fast path.
 pub struct FastPath {

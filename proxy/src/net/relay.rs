@@ -2,6 +2,7 @@
 
 mod flow;
 mod pipe;
+mod socket;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -14,8 +15,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use landbridge_core::datapath::{Policy, Promote};
+use landbridge_core::datapath::{Policy, Promote, Thresholds};
 use landbridge_core::end::SessionEnd;
+use landbridge_core::life::Broken;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use super::hangup::Hangups;
@@ -23,7 +25,8 @@ use super::leg::Leg;
 use crate::config::{Datapath, Listener};
 use crate::fastpath::FastPath;
 use crate::stats::{Direction, RouteCell};
-use flow::{Between, Broken, Flow, Step};
+use flow::{Between, Flow, Step};
+use socket::unacknowledged;
 
 /// How long a reset of one leg is held back from the other so that bytes received before it arrive first. Several
 /// round trips of a VPN; a peer that does not read is not waited for any longer.
@@ -64,8 +67,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// `kernel`: whether there is a fast path.
-    pub(crate) fn new(listener: &Listener, kernel: bool) -> Self {
+    /// By which numbers a direction is judged; `kernel`: whether there is a fast path.
+    pub(crate) fn new(listener: &Listener, thresholds: Thresholds, kernel: bool) -> Self {
         let (splice, promote) = match listener.datapath {
             Datapath::Auto => (true, Promote::Messages),
             Datapath::Sockmap => (false, Promote::AtOnce),
@@ -74,9 +77,9 @@ impl Settings {
         };
         // Without a fast path splicing is the fastest that is left.
         let policy = if kernel {
-            Policy { splice, promote }
+            Policy { splice, promote, thresholds }
         } else {
-            Policy { splice: splice || promote != Promote::Never, promote: Promote::Never }
+            Policy { splice: splice || promote != Promote::Never, promote: Promote::Never, thresholds }
         };
         Self { policy, idle: listener.idle_timeout, half_close: listener.half_close_timeout }
     }
@@ -91,14 +94,13 @@ enum Side {
 /// The two legs of a session and what goes on between them.
 pub(crate) struct Relay<'a> {
     // Before the legs, so that it is dropped before them: a promoted direction refers to their sockets.
-    upload: Flow,
-    download: Flow,
+    upload: Flow<'a>,
+    download: Flow<'a>,
     client: Leg,
     target: Leg,
     settings: Settings,
     worker: &'a Buffers,
     kernel: Option<&'a Kernel>,
-    cell: &'a RouteCell,
 }
 
 /// What the relay has to do next.
@@ -121,9 +123,9 @@ impl<'a> Relay<'a> {
         kernel: Option<&'a Kernel>,
         cell: &'a RouteCell,
     ) -> Self {
-        let upload = Flow::new(Direction::Upload, settings.policy, head, read);
-        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0);
-        Self { upload, download, client, target, settings, worker, kernel, cell }
+        let upload = Flow::new(Direction::Upload, settings.policy, head, read, cell);
+        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, cell);
+        Self { upload, download, client, target, settings, worker, kernel }
     }
 
     /// Runs to the end of the session. The legs are then closed as the end demands; cancelled, both are reset.
@@ -134,8 +136,8 @@ impl<'a> Relay<'a> {
                 let mut client_failed = pin!(self.client.failed());
                 let mut target_failed = pin!(self.target.failed());
                 let (upload, download) = (&mut self.upload, &mut self.download);
-                let forth = between(&self.client, &self.target, self.worker, self.cell);
-                let back = between(&self.target, &self.client, self.worker, self.cell);
+                let forth = between(&self.client, &self.target, self.worker);
+                let back = between(&self.target, &self.client, self.worker);
                 poll_fn(|cx| {
                     if let Poll::Ready(next) = poll_both(cx, (upload, forth), (download, back)) {
                         return Poll::Ready(next);
@@ -189,7 +191,7 @@ impl<'a> Relay<'a> {
         // Descriptors stay the same when a leg becomes quiet or is read again.
         let (source, sink) =
             unsafe { (BorrowedFd::borrow_raw(source.as_raw_fd()), BorrowedFd::borrow_raw(sink.as_raw_fd())) };
-        let entered = self.kernel.is_some_and(|kernel| flow.promote(source, sink, kernel, self.cell));
+        let entered = self.kernel.is_some_and(|kernel| flow.promote(source, sink, kernel));
         if entered { Ok(()) } else { self.leg(side).set_quiet(false) }
     }
 
@@ -215,7 +217,7 @@ impl<'a> Relay<'a> {
                     Side::Client => (&mut self.upload, &self.client, &self.target),
                     Side::Target => (&mut self.download, &self.target, &self.client),
                 };
-                let between = between(from, to, self.worker, self.cell);
+                let between = between(from, to, self.worker);
                 match poll_fn(|cx| flow.poll(cx, between)).await {
                     // A stream that is cut does not enter the kernel.
                     Ok(Step::Ended | Step::WantsKernel) | Err(_) => break,
@@ -255,15 +257,15 @@ impl Side {
     }
 }
 
-fn between<'a>(source: &'a Leg, sink: &'a Leg, buffers: &'a Buffers, cell: &'a RouteCell) -> Between<'a> {
-    Between { source, sink, buffers, cell }
+fn between<'a>(source: &'a Leg, sink: &'a Leg, buffers: &'a Buffers) -> Between<'a> {
+    Between { source, sink, buffers }
 }
 
 /// Polls both directions: ready when a direction needs something, or both have ended.
-fn poll_both(
+fn poll_both<'a>(
     cx: &mut Context<'_>,
-    (upload, forth): (&mut Flow, Between<'_>),
-    (download, back): (&mut Flow, Between<'_>),
+    (upload, forth): (&mut Flow<'a>, Between<'_>),
+    (download, back): (&mut Flow<'a>, Between<'_>),
 ) -> Poll<Next> {
     let download_ended_first = download.is_done() && !upload.is_done();
     let mut ended = 0;
@@ -316,17 +318,5 @@ impl Silence {
                 Poll::Ready(()) => timer.as_mut().reset(deadline),
             }
         }
-    }
-}
-
-/// Bytes given to the kernel that the peer has not acknowledged, the FIN included; 0 if the kernel does not say.
-fn unacknowledged(socket: BorrowedFd<'_>) -> i32 {
-    nix::ioctl_read_bad!(siocoutq, nix::libc::TIOCOUTQ, nix::libc::c_int);
-    let mut bytes = 0;
-    // SAFETY: the descriptor is open for as long as it is borrowed, and SIOCOUTQ (the same number as TIOCOUTQ,
-    // tcp(7)) writes one int to the pointer.
-    match unsafe { siocoutq(socket.as_raw_fd(), &raw mut bytes) } {
-        Ok(_) => bytes,
-        Err(_) => 0,
     }
 }

@@ -1,5 +1,6 @@
 //! Bad configuration files: each with everything that must be said about it, and nothing else.
 
+mod datapath;
 mod names_and_addresses;
 mod structure;
 mod values;
@@ -49,7 +50,9 @@ impl Text {
 }
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [structure::CASES, values::CASES, names_and_addresses::CASES, whole_file::CASES].into_iter().flatten()
+    [structure::CASES, values::CASES, names_and_addresses::CASES, datapath::CASES, whole_file::CASES]
+        .into_iter()
+        .flatten()
 }
 
 #[test]

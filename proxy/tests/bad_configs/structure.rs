@@ -142,7 +142,7 @@ zzz = 1"#,
             r#"[tls]
 cert = "x""#,
         ),
-        problems: &[("tls", 1, "unknown key", "the keys here are admin, group, listener, runtime")],
+        problems: &[("tls", 1, "unknown key", "the keys here are admin, datapath, group, listener, runtime")],
     },
     Case {
         name: "key of the group below its tcp table",

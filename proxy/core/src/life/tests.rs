@@ -93,12 +93,9 @@ fn what_waits_decides() {
 
 #[test]
 fn a_stream_that_was_in_the_kernel_has_to_be_counted() {
-    for (received, expected) in [
-        (Some(110), State::Closed),
-        (Some(109), LOST_COUNT),
-        (Some(111), LOST_COUNT),
-        (None, LOST_COUNT),
-    ] {
+    for (received, expected) in
+        [(Some(110), State::Closed), (Some(109), LOST_COUNT), (Some(111), LOST_COUNT), (None, LOST_COUNT)]
+    {
         let mut life = life(State::Drained, 0, false, 100);
         assert!(life.was_in_kernel());
         assert_eq!(life.on(Event::Counted(received)), expected, "{received:?}");

@@ -1,11 +1,8 @@
 //! One direction of a session: bytes from one leg to the other, until the end of the stream has been passed on.
 //!
-//! ```text
-//!            wants_kernel, nothing waiting                 alarm, or the source has ended
-//! User ────────────────────────────────────► Kernel ─────────────────────────────────────► Delivering
-//!   ▲ copies or splices       (refused: stays) │ the kernel forwards, nobody is woken           │ waits until the sink has
-//!   └──────────────────────────────────────────┴────────────────────────────────────────────────┘ all that was redirected
-//! ```
+//! Where it stands, and what may happen next, is decided by `core`'s [`Life`]; here it is done. In user space a direction
+//! copies or splices; in the kernel nobody is woken until an alarm or the end of the source; on the way back it waits until
+//! the sink has been given all that was redirected.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -14,18 +11,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use landbridge_core::datapath::{Demotion, Judge, Method, Policy, Promote};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+use landbridge_core::datapath::{Demotion, Judge, Method, Policy};
+use landbridge_core::life::{Broken, Event, Life, State};
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::pipe::Pipe;
+use super::socket::{try_recv, try_send};
 use super::{Buffers, Kernel};
 use crate::fastpath::{Alarm, FastPath, Promoted};
 use crate::net::hangup::Watch;
 use crate::net::leg::Leg;
-use crate::stats::{Carrier, Direction, RouteCell};
+use crate::stats::{Carrier, Direction, Presence, RouteCell};
 
 /// Bytes after which a direction lets the worker's other sessions have a turn.
 const TURN: u64 = 4 << 20;
@@ -33,10 +32,10 @@ const TURN: u64 = 4 << 20;
 /// How often the kernel is asked whether the sink was given everything. There is no event for it.
 const DELIVERY_POLL: Duration = Duration::from_millis(1);
 
-/// What a direction did.
+/// What a direction needs from its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The end of the stream was passed on.
+    /// Nothing more: the end of the stream was passed on.
     Ended,
     /// The source should become quiet, and [`Flow::promote`] be called.
     WantsKernel,
@@ -44,43 +43,32 @@ pub(super) enum Step {
     LeftKernel,
 }
 
-/// Why a direction could not go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    Source,
-    Sink,
-    /// What the source received is not what was read and redirected.
-    Integrity,
-}
-
-/// The state of one direction.
-pub(super) struct Flow {
+/// One direction.
+pub(super) struct Flow<'a> {
     direction: Direction,
+    cell: &'a RouteCell,
     judge: Judge,
-    promote: Promote,
-    stage: Stage,
+    life: Life,
+    /// What the kernel has of it, while it is promoted or on its way back.
+    entered: Option<Entered>,
     held: Held,
-    end: End,
-    /// The source has broken: its stream is cut wherever it seems to end.
-    cut: bool,
     /// Whether the source held nothing after the last read: only whole packets can be in it since.
     drained: bool,
-    /// Bytes that user space read from the source since it was connected.
-    read: u64,
-    /// Bytes that the kernel has redirected, over all promotions that are over.
-    redirected: u64,
-    /// Bytes that the sink's kernel was given since it was connected, redirected ones included.
-    given: u64,
     /// Bytes that moved; it grows whenever something is seen to move.
     moved: u64,
     began: Instant,
+    /// What carries it, for whoever asks how many directions each datapath has.
+    presence: Presence<'a>,
 }
 
-/// Who moves the bytes.
-enum Stage {
-    User,
-    Kernel { promoted: Promoted<'static>, watch: Watch, counted: u64 },
-    Delivering { promoted: Promoted<'static>, counted: u64, pause: Pin<Box<Sleep>> },
+/// A direction in the kernel.
+struct Entered {
+    promoted: Promoted<'static>,
+    /// Tells of the source's end.
+    watch: Watch,
+    /// What has been counted of the bytes that the kernel moved.
+    counted: u64,
+    pause: Pin<Box<Sleep>>,
 }
 
 /// What was read and the sink has not taken yet.
@@ -91,47 +79,34 @@ enum Held {
     Pipe(Pipe),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Open,
-    /// The source has ended; what is held has still to be sent.
-    Read,
-    /// The sink has been told.
-    Passed,
-}
-
 /// What a direction works with.
 #[derive(Clone, Copy)]
 pub(super) struct Between<'a> {
     pub(super) source: &'a Leg,
     pub(super) sink: &'a Leg,
     pub(super) buffers: &'a Buffers,
-    pub(super) cell: &'a RouteCell,
 }
 
-impl Flow {
+impl<'a> Flow<'a> {
     /// A direction that first sends `head`. `read`: bytes that were read from the source before.
-    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64) -> Self {
+    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: &'a RouteCell) -> Self {
         Self {
             direction,
+            cell,
             judge: Judge::new(policy),
-            promote: policy.promote,
-            stage: Stage::User,
+            life: Life::new(head.len() as u64, read),
+            entered: None,
             held: Held::Bytes(head),
-            end: End::Open,
-            cut: false,
             drained: read == 0,
-            read,
-            redirected: 0,
-            given: 0,
             moved: 0,
             began: Instant::now(),
+            presence: cell.presence(direction, Carrier::Copy),
         }
     }
 
     /// Whether the end of the stream was passed on.
     pub(super) fn is_done(&self) -> bool {
-        self.end == End::Passed
+        self.life.state() == State::Closed
     }
 
     /// Bytes that moved so far; what the kernel moves is seen every two seconds.
@@ -139,24 +114,40 @@ impl Flow {
         self.moved
     }
 
-    /// From now on an end of the stream is not passed on. The socket tells of its failure once only: after that it
-    /// seems to have ended in order.
+    /// From now on an end of the stream is not passed on.
     pub(super) fn cut(&mut self) {
-        self.cut = true;
-        self.judge.refused();
+        self.life.cut();
     }
 
-    /// Moves what can be moved. Ready when there is a [`Step`] to take, or a leg is broken; what had been received before
-    /// the source broke has then been given to the sink's kernel.
+    /// Moves what can be moved. Ready when there is a [`Step`] to take, or the stream is broken; what had been received
+    /// before its source broke has then been given to the sink's kernel.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<Step, Broken>> {
+        let turn = self.moved + TURN;
         loop {
-            match &self.stage {
-                Stage::User => return self.poll_user(cx, between),
-                Stage::Kernel { .. } => ready!(self.poll_kernel(cx, between))?,
-                Stage::Delivering { .. } => {
-                    ready!(self.poll_delivering(cx, between))?;
-                    return Poll::Ready(Ok(Step::LeftKernel));
+            let done = match self.life.state() {
+                State::User if self.moved >= turn => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
+                State::User => ready!(self.poll_user(cx, between)),
+                State::Promoting => return Poll::Ready(Ok(Step::WantsKernel)),
+                State::Kernel => ready!(self.poll_kernel(cx)),
+                State::Demoting => match ready!(self.poll_demoting(cx)) {
+                    Ok(()) => return Poll::Ready(Ok(Step::LeftKernel)),
+                    broken => broken,
+                },
+                State::HalfClosed => match ready!(self.poll_send_held(cx, between)) {
+                    // Nothing is held any more: the books have to say so too.
+                    Ok(()) if self.life.state() == State::HalfClosed => Err(Broken::Integrity),
+                    Ok(()) => Ok(()),
+                    Err(_gone) => Err(Broken::Sink),
+                },
+                State::Drained => self.pass_end(between),
+                State::Closed => return Poll::Ready(Ok(Step::Ended)),
+                State::Broken(broken) => return Poll::Ready(Err(broken)),
+            };
+            if let Err(broken) = done {
+                self.life.on(Event::Failed(broken));
             }
         }
     }
@@ -164,136 +155,109 @@ impl Flow {
     /// Hands the direction to the kernel, or stays in user space if that refuses. Returns whether it did.
     ///
     /// `source` and `sink` must stay open until this flow is dropped.
-    pub(super) fn promote(
-        &mut self,
-        source: BorrowedFd<'static>,
-        sink: BorrowedFd<'static>,
-        kernel: &Kernel,
-        cell: &RouteCell,
-    ) -> bool {
-        debug_assert!(self.drained && matches!(self.held, Held::Nothing), "bytes would be overtaken");
+    pub(super) fn promote(&mut self, source: BorrowedFd<'static>, sink: BorrowedFd<'static>, kernel: &Kernel) -> bool {
         let promoted = kernel.hangups.watch(source).map_err(|error| ("watch", error.to_string())).and_then(|watch| {
-            let promoted = kernel.fastpath.promote(source, sink, self.given);
+            let promoted = kernel.fastpath.promote(source, sink, self.life.given());
             promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.reason(), error.to_string()))
         });
         match promoted {
             Ok((promoted, watch)) => {
-                if self.promote == Promote::AtOnce {
+                if !self.judge.heeds_bulk() {
                     promoted.ignore_bulk();
                 }
-                cell.promotions.add(1);
-                self.stage = Stage::Kernel { promoted, watch, counted: 0 };
+                self.cell.promotions.add(1);
+                self.life.on(Event::Entered);
+                self.presence.change(Carrier::Sockmap);
+                self.entered = Some(Entered { promoted, watch, counted: 0, pause: Box::pin(sleep(Duration::ZERO)) });
                 true
             }
             Err((reason, error)) => {
                 debug!(reason, "a direction stays in user space: {error}");
-                cell.promotion_failures.add(1);
+                self.cell.promotion_failures.add(1);
                 self.judge.refused();
+                self.life.on(Event::Refused);
                 false
             }
         }
     }
 
-    fn poll_user(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<Step, Broken>> {
-        let turn = self.moved + TURN;
-        loop {
-            ready!(self.poll_send_held(cx, between)).map_err(|_gone| Broken::Sink)?;
-            match self.end {
-                End::Open => {}
-                End::Read if self.cut => return Poll::Ready(Err(Broken::Source)),
-                End::Read => {
-                    self.pass_end(between)?;
-                    self.end = End::Passed;
-                    return Poll::Ready(Ok(Step::Ended));
-                }
-                End::Passed => return Poll::Ready(Ok(Step::Ended)),
-            }
-            if self.drained && self.judge.wants_kernel() {
-                return Poll::Ready(Ok(Step::WantsKernel));
-            }
-            if self.moved >= turn {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            ready!(between.source.poll_readable(cx)).map_err(|_gone| Broken::Source)?;
-            match self.read(between) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
-                Err(_gone) => return Poll::Ready(Err(Broken::Source)),
-                Ok(0) => self.end = End::Read,
-                Ok(read) => {
-                    self.read += read as u64;
-                    self.moved += read as u64;
-                }
-            }
+    /// Sends what is held and reads once more. Ready when something has changed.
+    fn poll_user(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<(), Broken>> {
+        ready!(self.poll_send_held(cx, between)).map_err(|_gone| Broken::Sink)?;
+        if self.drained && self.judge.wants_kernel() && self.life.on(Event::Wants) == State::Promoting {
+            return Poll::Ready(Ok(()));
         }
+        ready!(between.source.poll_readable(cx)).map_err(|_gone| Broken::Source)?;
+        match self.read(between) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
+            Err(_gone) => return Poll::Ready(Err(Broken::Source)),
+            Ok(0) => {
+                self.life.on(Event::Ended);
+            }
+            Ok(_) => {}
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ready when the direction has been taken out of the kernel.
-    fn poll_kernel(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<(), Broken>> {
-        self.count_redirected(between.cell);
-        let Stage::Kernel { promoted, watch, .. } = &mut self.stage else { return Poll::Ready(Ok(())) };
-        let why = match (watch.poll(cx), promoted.poll_alarm(cx)) {
+    fn poll_kernel(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.count_redirected();
+        let entered = self.entered.as_mut().ok_or(Broken::Integrity)?;
+        let why = match (entered.watch.poll(cx), entered.promoted.poll_alarm(cx)) {
             (Poll::Ready(()), _) => Demotion::Ended,
             (_, Poll::Ready(Alarm::Behind)) => Demotion::Behind,
             (_, Poll::Ready(Alarm::Bulk)) => Demotion::Bulk,
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
         };
-        promoted.stop().map_err(|_gone| Broken::Source)?;
-        between.cell.demotions(why).add(1);
+        entered.promoted.stop().map_err(|_gone| Broken::Source)?;
+        self.life.on(Event::Stopped);
+        self.cell.demotions(why).add(1);
         self.judge.demoted(why);
-        self.count_redirected(between.cell);
-        let stage = std::mem::replace(&mut self.stage, Stage::User);
-        if let Stage::Kernel { promoted, counted, .. } = stage {
-            self.stage = Stage::Delivering { promoted, counted, pause: Box::pin(sleep(Duration::ZERO)) };
-        }
         Poll::Ready(Ok(()))
     }
 
     /// Ready when the sink's kernel has been given everything that was redirected.
-    fn poll_delivering(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<(), Broken>> {
-        let Stage::Delivering { promoted, pause, .. } = &mut self.stage else { return Poll::Ready(Ok(())) };
+    fn poll_demoting(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let Entered { promoted, pause, .. } = self.entered.as_mut().ok_or(Broken::Integrity)?;
         while !promoted.is_delivered().map_err(|_gone| Broken::Sink)? {
             ready!(pause.as_mut().poll(cx));
             pause.as_mut().reset(Instant::now() + DELIVERY_POLL);
         }
-        self.count_redirected(between.cell);
-        if let Stage::Delivering { promoted, .. } = std::mem::replace(&mut self.stage, Stage::User) {
-            let redirected = promoted.finish().map_err(|_gone| Broken::Sink)?.bytes;
-            self.redirected += redirected;
-            self.given += redirected;
+        self.count_redirected();
+        if let Some(Entered { promoted, .. }) = self.entered.take() {
+            let redirected = promoted.finish().map_err(|_gone| Broken::Sink)?;
+            self.life.on(Event::Delivered(redirected.bytes));
         }
+        self.presence.change(Carrier::Copy);
         // The kernel took whole packets only.
         self.drained = true;
         Poll::Ready(Ok(()))
     }
 
     /// Adds what the kernel has moved since the last time.
-    fn count_redirected(&mut self, cell: &RouteCell) {
-        let (promoted, counted) = match &mut self.stage {
-            Stage::User => return,
-            Stage::Kernel { promoted, counted, .. } | Stage::Delivering { promoted, counted, .. } => {
-                (promoted, counted)
-            }
-        };
+    fn count_redirected(&mut self) {
+        let Some(Entered { promoted, counted, .. }) = &mut self.entered else { return };
         let redirected = promoted.redirected().bytes;
         let new = redirected - *counted;
         *counted = redirected;
         self.moved += new;
-        cell.bytes(self.direction, Carrier::Sockmap).add(new);
+        self.cell.bytes(self.direction, Carrier::Sockmap).add(new);
     }
 
     /// Tells the sink that the stream has ended, if it is whole.
-    fn pass_end(&self, between: Between<'_>) -> Result<(), Broken> {
-        if self.redirected > 0 {
+    fn pass_end(&mut self, between: Between<'_>) -> Result<(), Broken> {
+        let received = if self.life.was_in_kernel() {
             let source = between.source.socket().map_err(|_gone| Broken::Source)?;
-            let received = FastPath::received(source).map_err(|_gone| Broken::Source)?;
             // The kernel counts the FIN as a byte.
-            if received != self.read + self.redirected + 1 {
-                return Err(Broken::Integrity);
-            }
+            Some(FastPath::received(source).map_err(|_gone| Broken::Source)?.saturating_sub(1))
+        } else {
+            None
+        };
+        if self.life.on(Event::Counted(received)) == State::Closed {
+            let sink = between.sink.socket().map_err(|_gone| Broken::Sink)?;
+            shutdown(sink.as_raw_fd(), Shutdown::Write).map_err(|_gone| Broken::Sink)?;
         }
-        let sink = between.sink.socket().map_err(|_gone| Broken::Sink)?;
-        shutdown(sink.as_raw_fd(), Shutdown::Write).map_err(|_gone| Broken::Sink)
+        Ok(())
     }
 
     fn poll_send_held(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<io::Result<()>> {
@@ -305,7 +269,7 @@ impl Flow {
                 Held::Bytes(bytes) => {
                     ready!(sink.poll_writable(cx))?;
                     let sent = try_send(sink, bytes)?;
-                    self.given += sent as u64;
+                    self.life.on(Event::Sent(sent as u64));
                     bytes.advance(sent);
                 }
                 Held::Pipe(pipe) => {
@@ -313,8 +277,8 @@ impl Flow {
                     match sink.try_io(Interest::WRITABLE, |socket| pipe.empty(socket)) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                         Err(error) => return Poll::Ready(Err(error)),
-                        Ok(moved) => self.given += moved as u64,
-                    }
+                        Ok(moved) => self.life.on(Event::Sent(moved as u64)),
+                    };
                     if pipe.held() == 0
                         && let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing)
                     {
@@ -336,7 +300,9 @@ impl Flow {
             },
         };
         self.judge.read(read, self.drained, self.began.elapsed());
-        between.cell.bytes(self.direction, carrier).add(read as u64);
+        self.presence.change(carrier);
+        self.moved += read as u64;
+        self.cell.bytes(self.direction, carrier).add(read as u64);
         Ok(read)
     }
 
@@ -345,9 +311,10 @@ impl Flow {
         let mut buffer = between.buffers.scratch.borrow_mut();
         let read = try_recv(between.source, &mut buffer)?;
         self.drained = read < buffer.len();
+        self.life.on(Event::Read(read as u64));
         // A broken sink shows again, and is reported, when the held rest is sent.
         let sent = try_send(between.sink, &buffer[..read]).unwrap_or(0);
-        self.given += sent as u64;
+        self.life.on(Event::Sent(sent as u64));
         if sent < read {
             self.held = Held::Bytes(Bytes::copy_from_slice(&buffer[sent..read]));
         }
@@ -363,40 +330,11 @@ impl Flow {
         match moved {
             Ok(1..) => {
                 self.drained = false;
+                self.life.on(Event::Read(pipe.held() as u64));
                 self.held = Held::Pipe(pipe);
             }
             Ok(0) | Err(_) => buffers.pipes.put(pipe),
         }
         moved
-    }
-}
-
-/// Receives what is there, at most a buffer full. A short read has emptied the socket: its readiness is cleared without
-/// the further call that would only say EAGAIN.
-fn try_recv(leg: &Leg, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut received = 0;
-    let result = leg.try_io(Interest::READABLE, |socket| {
-        received = recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
-        let short = 0 < received && received < buffer.len();
-        if short { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    });
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock || received == 0 => Err(error),
-        Ok(()) | Err(_) => Ok(received),
-    }
-}
-
-/// Sends what the socket takes, 0 if that is nothing.
-fn try_send(leg: &Leg, bytes: &[u8]) -> io::Result<usize> {
-    let mut sent = 0;
-    let result = leg.try_io(Interest::WRITABLE, |socket| {
-        while sent < bytes.len() {
-            sent += send(socket.as_raw_fd(), &bytes[sent..], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
-        }
-        Ok(())
-    });
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        Ok(()) | Err(_) => Ok(sent),
     }
 }

@@ -1,0 +1,51 @@
+//! What is asked of a leg's socket, one system call at a time.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{MsgFlags, recv, send};
+use tokio::io::Interest;
+
+use crate::net::leg::Leg;
+
+/// Receives what is there, at most a buffer full. A short read has emptied the socket: its readiness is cleared without
+/// the further call that would only say EAGAIN.
+pub(super) fn try_recv(leg: &Leg, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut received = 0;
+    let result = leg.try_io(Interest::READABLE, |socket| {
+        received = recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
+        let short = 0 < received && received < buffer.len();
+        if short { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock || received == 0 => Err(error),
+        Ok(()) | Err(_) => Ok(received),
+    }
+}
+
+/// Sends what the socket takes, 0 if that is nothing.
+pub(super) fn try_send(leg: &Leg, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    let result = leg.try_io(Interest::WRITABLE, |socket| {
+        while sent < bytes.len() {
+            sent += send(socket.as_raw_fd(), &bytes[sent..], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
+        }
+        Ok(())
+    });
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Ok(()) | Err(_) => Ok(sent),
+    }
+}
+
+/// Bytes given to the kernel that the peer has not acknowledged, the FIN included; 0 if the kernel does not say.
+pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> i32 {
+    nix::ioctl_read_bad!(siocoutq, nix::libc::TIOCOUTQ, nix::libc::c_int);
+    let mut bytes = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and SIOCOUTQ (the same number as TIOCOUTQ,
+    // tcp(7)) writes one int to the pointer.
+    match unsafe { siocoutq(socket.as_raw_fd(), &raw mut bytes) } {
+        Ok(_) => bytes,
+        Err(_) => 0,
+    }
+}
