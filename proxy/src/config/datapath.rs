@@ -32,6 +32,7 @@ pub(super) fn read(table: Table<'_>) -> Result<DatapathRules, Noted> {
     let copy_after = table.or("copy_after", by.copy_after, |v| v.number(ROW));
     let promote_after = table.or("promote_after", by.promote_after, |v| v.number(ROW));
     let promote_gap = table.or("promote_gap", by.promote_gap, |v| v.duration(&GAP));
+    let promote_busy = table.or("promote_busy", by.promote_busy, |v| v.number(0..=MAX_FLOWS));
     let reluctance = table.or("reluctance", by.reluctance, |v| v.number(ROW));
     let soft = table.or("soft_limit", kernel.soft, |v| v.size(LIMIT));
     let hard = table.or("hard_limit", kernel.hard, |v| v.size(LIMIT));
@@ -51,6 +52,7 @@ pub(super) fn read(table: Table<'_>) -> Result<DatapathRules, Noted> {
             copy_after: copy_after?,
             promote_after: promote_after?,
             promote_gap: promote_gap?,
+            promote_busy: promote_busy?,
             reluctance: reluctance?,
         },
         limits: Limits { soft: soft?, hard: hard?, bulk: bulk?, budget: budget? },

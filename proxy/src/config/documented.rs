@@ -89,6 +89,7 @@ fn every_option_has_an_effect() {
         ("datapath.copy_after", "3"),
         ("datapath.promote_after", "3"),
         ("datapath.promote_gap", "\"0s\""),
+        ("datapath.promote_busy", "3"),
         ("datapath.reluctance", "3"),
         ("datapath.soft_limit", "\"2MiB\""),
         ("datapath.hard_limit", "\"2MiB\""),

@@ -4,7 +4,7 @@ mod flow;
 mod pipe;
 mod socket;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -43,11 +43,17 @@ const SCRATCH: usize = 64 * 1024;
 pub(crate) struct Buffers {
     scratch: RefCell<Box<[u8]>>,
     pipes: pipe::PipePool,
+    /// Directions in the kernel that are busy there.
+    busy: Cell<u32>,
 }
 
 impl Buffers {
     pub(crate) fn new() -> Self {
-        Self { scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()), pipes: pipe::PipePool::default() }
+        Self {
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            pipes: pipe::PipePool::default(),
+            busy: Cell::new(0),
+        }
     }
 }
 
@@ -191,7 +197,7 @@ impl<'a> Relay<'a> {
         // Descriptors stay the same when a leg becomes quiet or is read again.
         let (source, sink) =
             unsafe { (BorrowedFd::borrow_raw(source.as_raw_fd()), BorrowedFd::borrow_raw(sink.as_raw_fd())) };
-        let entered = self.kernel.is_some_and(|kernel| flow.promote(source, sink, kernel));
+        let entered = self.kernel.is_some_and(|kernel| flow.promote(source, sink, kernel, &self.worker.busy));
         if entered { Ok(()) } else { self.leg(side).set_quiet(false) }
     }
 

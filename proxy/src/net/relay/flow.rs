@@ -4,6 +4,7 @@
 //! copies or splices; in the kernel nobody is woken until an alarm or the end of the source; on the way back it waits until
 //! the sink has been given all that was redirected.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use landbridge_core::datapath::{Demotion, Judge, Method, Policy};
+use landbridge_core::datapath::{Demotion, Judge, Method, Pace, Policy};
 use landbridge_core::life::{Broken, Event, Life, State};
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::Interest;
@@ -21,7 +22,7 @@ use tracing::debug;
 use super::pipe::Pipe;
 use super::socket::{try_recv, try_send};
 use super::{Buffers, Kernel};
-use crate::fastpath::{Alarm, FastPath, Promoted};
+use crate::fastpath::{Alarm, FastPath, Promoted, Redirected};
 use crate::net::hangup::Watch;
 use crate::net::leg::Leg;
 use crate::stats::{Carrier, Direction, Presence, RouteCell};
@@ -31,6 +32,9 @@ const TURN: u64 = 4 << 20;
 
 /// How often the kernel is asked whether the sink was given everything. There is no event for it.
 const DELIVERY_POLL: Duration = Duration::from_millis(1);
+
+/// How long the pace of a direction in the kernel is watched before it is judged anew.
+const PACE_ROUND: Duration = Duration::from_secs(1);
 
 /// What a direction needs from its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +53,10 @@ pub(super) struct Flow<'a> {
     cell: &'a RouteCell,
     judge: Judge,
     life: Life,
+    /// The pace at which it wanted to be promoted.
+    pace: Pace,
     /// What the kernel has of it, while it is promoted or on its way back.
-    entered: Option<Entered>,
+    entered: Option<Entered<'a>>,
     held: Held,
     /// Whether the source held nothing after the last read: only whole packets can be in it since.
     drained: bool,
@@ -62,13 +68,48 @@ pub(super) struct Flow<'a> {
 }
 
 /// A direction in the kernel.
-struct Entered {
+struct Entered<'a> {
     promoted: Promoted<'static>,
     /// Tells of the source's end.
     watch: Watch,
-    /// What has been counted of the bytes that the kernel moved.
-    counted: u64,
+    /// What has been counted of that which the kernel moved, and when its pace was last judged.
+    counted: Redirected,
+    judged: (u64, Instant),
+    busy: Busy<'a>,
     pause: Pin<Box<Sleep>>,
+}
+
+impl Entered<'_> {
+    /// Judges its pace anew, now and then. A direction that got busy in the kernel stays there all the same: to stop it
+    /// while packets arrive would cost its peer a retransmission timeout.
+    fn judge_pace(&mut self, judge: &Judge) {
+        let (packets, since) = self.judged;
+        let now = Instant::now();
+        if now - since >= PACE_ROUND {
+            let gaps = u32::try_from(self.counted.packets - packets).unwrap_or(u32::MAX);
+            self.busy.set(judge.may_demote() && judge.pace(gaps, now - since) == Pace::Busy);
+            self.judged = (self.counted.packets, now);
+        }
+    }
+}
+
+/// Whether a direction in the kernel is counted as busy there.
+struct Busy<'a> {
+    count: &'a Cell<u32>,
+    is: bool,
+}
+
+impl Busy<'_> {
+    fn set(&mut self, is: bool) {
+        self.count.set(self.count.get() + u32::from(is) - u32::from(self.is));
+        self.is = is;
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
 }
 
 /// What was read and the sink has not taken yet.
@@ -95,6 +136,7 @@ impl<'a> Flow<'a> {
             cell,
             judge: Judge::new(policy),
             life: Life::new(head.len() as u64, read),
+            pace: Pace::Slow,
             entered: None,
             held: Held::Bytes(head),
             drained: read == 0,
@@ -155,20 +197,35 @@ impl<'a> Flow<'a> {
     /// Hands the direction to the kernel, or stays in user space if that refuses. Returns whether it did.
     ///
     /// `source` and `sink` must stay open until this flow is dropped.
-    pub(super) fn promote(&mut self, source: BorrowedFd<'static>, sink: BorrowedFd<'static>, kernel: &Kernel) -> bool {
+    pub(super) fn promote(
+        &mut self,
+        source: BorrowedFd<'static>,
+        sink: BorrowedFd<'static>,
+        kernel: &Kernel,
+        busy: &'a Cell<u32>,
+    ) -> bool {
         let promoted = kernel.hangups.watch(source).map_err(|error| ("watch", error.to_string())).and_then(|watch| {
             let promoted = kernel.fastpath.promote(source, sink, self.life.given());
             promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.reason(), error.to_string()))
         });
         match promoted {
             Ok((promoted, watch)) => {
-                if !self.judge.heeds_bulk() {
+                if !self.judge.may_demote() {
                     promoted.ignore_bulk();
                 }
                 self.cell.promotions.add(1);
                 self.life.on(Event::Entered);
                 self.presence.change(Carrier::Sockmap);
-                self.entered = Some(Entered { promoted, watch, counted: 0, pause: Box::pin(sleep(Duration::ZERO)) });
+                let mut busy = Busy { count: busy, is: false };
+                busy.set(self.pace == Pace::Busy);
+                self.entered = Some(Entered {
+                    promoted,
+                    watch,
+                    counted: Redirected::default(),
+                    judged: (0, Instant::now()),
+                    busy,
+                    pause: Box::pin(sleep(Duration::ZERO)),
+                });
                 true
             }
             Err((reason, error)) => {
@@ -184,7 +241,11 @@ impl<'a> Flow<'a> {
     /// Sends what is held and reads once more. Ready when something has changed.
     fn poll_user(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<(), Broken>> {
         ready!(self.poll_send_held(cx, between)).map_err(|_gone| Broken::Sink)?;
-        if self.drained && self.judge.wants_kernel() && self.life.on(Event::Wants) == State::Promoting {
+        if self.drained
+            && let Some(pace) = self.judge.wants_kernel(between.buffers.busy.get())
+            && self.life.on(Event::Wants) == State::Promoting
+        {
+            self.pace = pace;
             return Poll::Ready(Ok(()));
         }
         ready!(between.source.poll_readable(cx)).map_err(|_gone| Broken::Source)?;
@@ -203,6 +264,7 @@ impl<'a> Flow<'a> {
     fn poll_kernel(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         self.count_redirected();
         let entered = self.entered.as_mut().ok_or(Broken::Integrity)?;
+        entered.judge_pace(&self.judge);
         let why = match (entered.watch.poll(cx), entered.promoted.poll_alarm(cx)) {
             (Poll::Ready(()), _) => Demotion::Ended,
             (_, Poll::Ready(Alarm::Behind)) => Demotion::Behind,
@@ -237,8 +299,8 @@ impl<'a> Flow<'a> {
     /// Adds what the kernel has moved since the last time.
     fn count_redirected(&mut self) {
         let Some(Entered { promoted, counted, .. }) = &mut self.entered else { return };
-        let redirected = promoted.redirected().bytes;
-        let new = redirected - *counted;
+        let redirected = promoted.redirected();
+        let new = redirected.bytes - counted.bytes;
         *counted = redirected;
         self.moved += new;
         self.cell.bytes(self.direction, Carrier::Sockmap).add(new);
