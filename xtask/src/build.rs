@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the eBPF object, then the daemon around it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -29,7 +29,7 @@ pub(crate) fn object(ebpf: &Ebpf) -> Result<PathBuf> {
 }
 
 /// Builds the daemon with the object inside, and the sample programs.
-pub(crate) fn binaries(profile: Profile, object: &std::path::Path) -> Result<()> {
+pub(crate) fn binaries(profile: Profile, object: &Path) -> Result<()> {
     eprintln!("building the daemon");
     let mut cargo = workspace::cargo_with(object);
     show(cargo.args(["build", "--bins", "--profile", profile.name()])).context("cannot build the daemon")
@@ -37,10 +37,21 @@ pub(crate) fn binaries(profile: Profile, object: &std::path::Path) -> Result<()>
 
 /// A cargo subcommand on the eBPF programs.
 pub(crate) fn cargo(ebpf: &Ebpf, subcommand: &str) -> Command {
+    with(ebpf, &ebpf.toolchain.cargo, subcommand)
+}
+
+/// The toolchain's own clippy on the eBPF programs; `None` if it has none.
+pub(crate) fn clippy(ebpf: &Ebpf) -> Option<Command> {
+    // Not as a subcommand of cargo, which would look for it in the search path first, where rustup's proxy may be.
+    let clippy = ebpf.toolchain.cargo.with_file_name("cargo-clippy");
+    clippy.exists().then(|| with(ebpf, &clippy, "clippy"))
+}
+
+fn with(ebpf: &Ebpf, program: &Path, subcommand: &str) -> Command {
     // The debug information is where the linker takes the BTF from.
     let flags =
         ["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned(), format!("-Clinker={}", ebpf.linker.display())];
-    let mut cargo = ebpf.toolchain.command(&ebpf.toolchain.cargo);
+    let mut cargo = ebpf.toolchain.command(program);
     cargo
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .args([subcommand, "--package", PACKAGE, "--release", "--target", TARGET, "-Zbuild-std=core", "--target-dir"])

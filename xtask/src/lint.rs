@@ -26,10 +26,10 @@ pub(crate) fn lint() -> Result<()> {
         Ok(((), "clean".to_owned()))
     })?;
     progress.step("clippy of the eBPF programs", || {
-        if !ebpf.toolchain.cargo.with_file_name("cargo-clippy").exists() {
+        let Some(mut clippy) = build::clippy(&ebpf) else {
             return Ok(((), format!("skipped: {} has no clippy", ebpf.toolchain.name)));
-        }
-        show(build::cargo(&ebpf, "clippy").args(["--quiet", "--", "-D", "warnings"]))?;
+        };
+        show(clippy.args(["--quiet", "--", "-D", "warnings"]))?;
         Ok(((), "clean".to_owned()))
     })?;
     progress.step("purity of the core", || core_is_pure().map(|()| ((), "clean".to_owned())))

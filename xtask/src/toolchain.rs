@@ -82,7 +82,11 @@ impl Toolchain {
                 command.env_remove(&name);
             }
         }
-        command.env("RUSTC", &self.rustc).env("RUSTC_BOOTSTRAP", "1").current_dir(workspace::root());
+        command
+            .env("CARGO", &self.cargo)
+            .env("RUSTC", &self.rustc)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .current_dir(workspace::root());
         command
     }
 }

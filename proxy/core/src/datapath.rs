@@ -239,7 +239,7 @@ impl Judge {
         self.row = None;
         match why {
             Demotion::Behind | Demotion::Bulk => {
-                self.reluctance = self.reluctance.saturating_mul(2).min(self.policy.thresholds.reluctance.max(1))
+                self.reluctance = self.reluctance.saturating_mul(2).min(self.policy.thresholds.reluctance.max(1));
             }
             Demotion::Ended => {}
         }
