@@ -4,6 +4,8 @@
 //! bytes.
 #![no_std]
 
+pub mod packet;
+
 use core::mem::{align_of, offset_of, size_of};
 
 /// The kernel's name for one TCP socket (`SO_COOKIE`, `bpf_get_socket_cookie`): never reused while the machine is up,

@@ -1,0 +1,228 @@
+//! What the daemon shares with the packet datapath: the keys and values of its maps.
+//!
+//! A *joined* session is two connections whose packets are rewritten into each other at the ingress of the devices. Its
+//! two legs have a key each, and both lead to the same [`Joint`], which is mapped into the daemon.
+//!
+//! ```text
+//!            daemon                 daemon: both sockets received        the packet that leaves nothing
+//!            watches                all that passed; nothing unread      unacknowledged on either leg
+//! FREE ───────────────► WATCHED ─────────► PREPARED ─────────► ARMED ─────────────────────────► LIVE ──► CLOSED, RESET
+//!                          ▲                  │                  │
+//!                          └──────────────────┴── anything else ─┘  (DIRTY: the daemon relays, and tries again later)
+//! ```
+//!
+//! No packet is dropped on the way: until the joint is live, every packet goes to its socket.
+
+use core::mem::{align_of, offset_of, size_of};
+
+/// Joined sessions, and those about to be, at most. The daemon makes the maps as large as its limits of connections.
+pub const MAX_JOINTS: u32 = 65_536;
+
+/// The side of a session that a leg is: the index in [`Joint::legs`].
+pub const CLIENT: usize = 0;
+/// See [`CLIENT`].
+pub const TARGET: usize = 1;
+
+/// A leg as its packets arrive: from the peer to this host. Addresses and ports are in network byte order; an IPv4
+/// address is mapped into IPv6 (`::ffff:a.b.c.d`), so that both families share one map.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple {
+    /// The peer's address.
+    pub source: [u32; 4],
+    /// This host's address.
+    pub destination: [u32; 4],
+    /// The peer's port.
+    pub source_port: u16,
+    /// This host's port.
+    pub destination_port: u16,
+}
+
+/// The value under a [`Tuple`]: the index of the joint, doubled, plus the side.
+pub type LegRef = u32;
+
+/// Which phase a joint is in: the lower byte of [`Joint::state`].
+pub mod phase {
+    /// Nobody's.
+    pub const FREE: u64 = 0;
+    /// Packets go to their sockets, and how far they reach is noted.
+    pub const WATCHED: u64 = 1;
+    /// As watched, and whatever a socket would take in makes the joint dirty.
+    pub const PREPARED: u64 = 2;
+    /// As prepared, and the packet that leaves nothing unacknowledged makes the joint live.
+    pub const ARMED: u64 = 3;
+    /// Packets are rewritten and sent on; no socket sees them.
+    pub const LIVE: u64 = 4;
+    /// As live, but both directions have ended and were acknowledged: only repetitions are to come.
+    pub const CLOSED: u64 = 5;
+    /// As live, but a peer has reset its connection, and that was sent on.
+    pub const RESET: u64 = 6;
+    /// Packets are dropped: the joint is too old, or the daemon is about to take it away.
+    pub const DEAD: u64 = 7;
+}
+
+/// The part of [`Joint::state`] that is the phase.
+pub const PHASE: u64 = 0xff;
+/// The client leg's peer has acknowledged everything that its socket sent ([`phase::ARMED`] only).
+pub const CLIENT_ACKED: u64 = 1 << 8;
+/// The same for the target leg.
+pub const TARGET_ACKED: u64 = 1 << 9;
+/// Something arrived while the joint was prepared or armed: it does not become live, and the daemon has to relay on.
+pub const DIRTY: u64 = 1 << 10;
+
+/// Set in fields whose lower half is a number once they hold one.
+pub const KNOWN: u64 = 1 << 32;
+
+/// Both legs agreed on timestamps (RFC 7323): they are rewritten, else there are none.
+pub const TIMESTAMPS: u32 = 1;
+
+/// What is known about the packets that arrive on one leg, and what becomes of them.
+///
+/// The first part is written by the daemon before the joint is armed; the second one by the programs alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Leg {
+    /// The other leg's tuple as packets *leave*: from this host to the other peer. IPv4 when the address is mapped.
+    pub out: Tuple,
+    /// `rcv_nxt` of this leg's socket when the joint was prepared: where the peer's next byte is.
+    pub received: u32,
+    /// `write_seq` of this leg's socket then: what the peer acknowledges when nothing is unacknowledged.
+    pub sent: u32,
+    /// Added to sequence numbers: the other leg's `sent` minus this leg's `received`.
+    pub sequence_delta: u32,
+    /// Added to acknowledgements and SACK blocks: the other leg's `received` minus this leg's `sent`.
+    pub acknowledgement_delta: u32,
+    /// The window scale that this leg's peer announced: what its windows are to be shifted by.
+    pub window_scale_in: u8,
+    /// The window scale that the other leg's socket announced.
+    pub window_scale_out: u8,
+    /// This host's address on this leg is IPv6.
+    pub is_ipv6: u8,
+    /// The rest of the word.
+    pub reserved: u8,
+    /// The other leg's timestamp clock (`TCP_TIMESTAMP`, one step a millisecond) at [`Joint::armed_at`].
+    pub clock: u32,
+
+    /// The end of the newest payload or FIN that went to the socket, as a sequence number, with [`KNOWN`].
+    pub passed: u64,
+    /// Added to TSval on the way to the other leg, with [`KNOWN`] since the first packet that was sent on: such that this
+    /// one continues the other leg's clock. TSecr on the way back is lowered by it.
+    pub timestamp_delta: u64,
+    /// Payload bytes sent on, each counted once.
+    pub bytes: u64,
+    /// Packets sent on (a packet that the kernel has put together counts as one).
+    pub packets: u64,
+    /// Packets with payload that had been sent on before: the peer repeated them.
+    pub retransmitted: u64,
+    /// When the last packet came, by the kernel's monotonic clock (`CLOCK_MONOTONIC`), in nanoseconds.
+    pub last_seen: u64,
+    /// When the first payload was sent on.
+    pub first_payload: u64,
+    /// The end of the newest payload or FIN that was sent on, as this leg's peer counts, with [`KNOWN`].
+    pub newest: u64,
+    /// The newest acknowledgement of this leg's peer, as it counts, with [`KNOWN`].
+    pub acknowledged: u64,
+    /// The sequence number after the peer's FIN, with [`KNOWN`].
+    pub fin: u64,
+    /// The smoothed round-trip time between this host and this leg's peer, in nanoseconds; 0: not measured yet.
+    pub round_trip: u64,
+    /// The measurement under way: the end of what was sent to this leg's peer, as that counts, with [`KNOWN`].
+    pub probe: u64,
+    /// When that was sent.
+    pub probe_sent: u64,
+    /// The largest window that this leg's peer announced, in bytes.
+    pub window: u64,
+    /// The rest of the line.
+    pub reserved_2: [u64; 1],
+}
+
+/// Two legs that are, or are about to be, joined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Joint {
+    /// [`phase`] and flags, and in its upper half a generation that the daemon raises whenever it takes the joint for
+    /// another session. Changed by compare and exchange alone.
+    pub state: u64,
+    /// When the daemon prepared it, by the kernel's monotonic clock.
+    pub armed_at: u64,
+    /// When it became live.
+    pub live_at: u64,
+    /// The joint is dead when no packet came for so long, in nanoseconds; a closed one after [`LINGER`]. The program sees
+    /// to it by itself, for there may be no daemon.
+    pub idle_limit: u64,
+    /// Flags: [`TIMESTAMPS`].
+    pub flags: u32,
+    /// The joint's own index, so that an event can name it.
+    pub index: u32,
+    /// Packets dropped because they could not be sent on: outside the window, fragments, options, URG, no route.
+    pub dropped: u64,
+    /// What the daemon wants to find again after a restart: indexes into its configuration, and the like. The programs do
+    /// not look at it.
+    pub note: [u64; 2],
+    /// The client leg and the target leg.
+    pub legs: [Leg; 2],
+}
+
+/// How long a joint that is closed or reset still forwards repetitions, in nanoseconds: as long as Linux keeps TIME_WAIT.
+pub const LINGER: u64 = 60_000_000_000;
+
+/// What the programs tell the daemon: the kind in the upper half of a 64-bit number, the joint's index in the lower one.
+pub mod event {
+    /// The joint is live.
+    pub const LIVE: u64 = 1 << 32;
+    /// Both directions have ended.
+    pub const CLOSED: u64 = 2 << 32;
+    /// A peer has reset.
+    pub const RESET: u64 = 3 << 32;
+}
+
+/// The slots of the per-CPU array `PACKET_COUNTERS`. Sum a slot over all CPUs to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PacketCounter {
+    /// Packets rewritten and sent on.
+    Forwarded = 0,
+    /// Packets that went to their sockets because their joint is not live.
+    Passed = 1,
+    /// Packets outside the window of their connection.
+    OutOfWindow = 2,
+    /// Fragments, IP options, extension headers, URG, or a header that does not parse.
+    Untranslatable = 3,
+    /// The way to the other peer is not known to the kernel.
+    NoRoute = 4,
+    /// The joint was dead.
+    Dead = 5,
+    /// ICMP errors translated for the other peer.
+    IcmpTranslated = 6,
+    /// Events that found the ring buffer full.
+    EventLost = 7,
+}
+
+impl PacketCounter {
+    /// Every slot, in the order of the array.
+    pub const ALL: [Self; 8] = [
+        Self::Forwarded,
+        Self::Passed,
+        Self::OutOfWindow,
+        Self::Untranslatable,
+        Self::NoRoute,
+        Self::Dead,
+        Self::IcmpTranslated,
+        Self::EventLost,
+    ];
+
+    /// The slots of the array.
+    pub const COUNT: u32 = Self::ALL.len() as u32;
+}
+
+const _: () = {
+    assert!(size_of::<Tuple>() == 36 && align_of::<Tuple>() == 4);
+    assert!(size_of::<Leg>() == 192 && align_of::<Leg>() == 64);
+    assert!(offset_of!(Leg, passed) == 64);
+    assert!(size_of::<Joint>() == 448 && offset_of!(Joint, legs) == 64);
+    let mut slot = 0;
+    while slot < PacketCounter::ALL.len() {
+        assert!(PacketCounter::ALL[slot] as usize == slot);
+        slot += 1;
+    }
+};
