@@ -11,6 +11,7 @@ mod host;
 mod http;
 mod metrics;
 mod net;
+pub mod packet;
 mod pattern;
 mod poll;
 mod process;

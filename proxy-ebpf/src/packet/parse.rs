@@ -118,7 +118,7 @@ fn ipv4<const LINK: u32>(skb: Skb<LINK>, scratch: *mut Scratch) -> Result<i32, R
     if protocol == ICMP && first == 0x45 && whole {
         return icmp::ipv4(skb, &Ip { words, is_ipv6: false }, scratch);
     }
-    if protocol != TCP || first < 0x45 {
+    if protocol != TCP || !(0x45..=0x4f).contains(&first) {
         return Ok(NEXT);
     }
     if first != 0x45 {
@@ -139,6 +139,9 @@ fn ipv6<const LINK: u32>(skb: Skb<LINK>, scratch: *mut Scratch) -> Result<i32, R
     // SAFETY: the scratch is this run's.
     let (words, tuple) = unsafe { (&mut (*scratch).arrived, &mut (*scratch).tuple) };
     skb.load_bytes(0, (&raw mut *words).cast(), 40)?;
+    if u32::from_be(words[0]) >> 28 != 6 {
+        return Ok(NEXT);
+    }
     let next = u32::from_be(words[1]) >> 8 & 0xff;
     if next == ICMPV6 {
         return icmp::ipv6(skb, &Ip { words, is_ipv6: true }, scratch);

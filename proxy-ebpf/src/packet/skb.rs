@@ -54,8 +54,9 @@ impl<const LINK: u32> Skb<LINK> {
     pub(crate) fn is_for_us(self) -> bool {
         /// `PACKET_HOST`: the MAC address is the device's.
         const HOST: u32 = 0;
+        // Without MAC addresses there is nobody else whom it could be for.
         // SAFETY: as in `len`.
-        unsafe { (*self.0).vlan_present == 0 && (*self.0).pkt_type == HOST }
+        unsafe { (*self.0).vlan_present == 0 && (LINK == 0 || (*self.0).pkt_type == HOST) }
     }
 
     /// The payload of each packet that this one will be cut into; 0 if it is sent as it is.

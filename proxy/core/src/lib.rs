@@ -12,4 +12,5 @@ extern crate std;
 pub mod datapath;
 pub mod end;
 pub mod life;
+pub mod packet;
 pub mod select;

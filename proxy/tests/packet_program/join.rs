@@ -183,4 +183,3 @@ fn attach(programs: &mut Programs, net: &Net, case: Case) -> Result<[u32; 2]> {
     let devices = [index("client")?, index("target0")?];
     Ok(if case.routes { [0, 0] } else { devices })
 }
-

@@ -9,7 +9,7 @@ use landbridge_common::packet::{Joint, PHASE};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// The mapping. Programs write to it while the test reads.
-pub struct Joints {
+pub(crate) struct Joints {
     first: NonNull<Joint>,
     len: NonZeroUsize,
     count: u32,
@@ -21,7 +21,7 @@ unsafe impl Send for Joints {}
 unsafe impl Sync for Joints {}
 
 impl Joints {
-    pub fn map(array: impl AsFd, count: u32) -> Self {
+    pub(crate) fn map(array: impl AsFd, count: u32) -> Self {
         let len = NonZeroUsize::new(count as usize * size_of::<Joint>()).expect("at least one");
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses.
@@ -36,34 +36,34 @@ impl Joints {
     }
 
     /// A copy of a joint, of which each word is one that was there.
-    pub fn get(&self, index: u32) -> Joint {
+    pub(crate) fn get(&self, index: u32) -> Joint {
         // SAFETY: within the mapping and aligned.
         unsafe { self.at(index).read_volatile() }
     }
 
     /// Overwrites a joint that no program uses.
-    pub fn set(&self, index: u32, joint: &Joint) {
+    pub(crate) fn set(&self, index: u32, joint: &Joint) {
         // SAFETY: within the mapping and aligned.
         unsafe { self.at(index).write_volatile(*joint) };
     }
 
     /// Changes parts of a joint that no program writes.
-    pub fn change(&self, index: u32, change: impl FnOnce(&mut Joint)) {
+    pub(crate) fn change(&self, index: u32, change: impl FnOnce(&mut Joint)) {
         // SAFETY: within the mapping and aligned; the caller keeps away from what programs write.
         change(unsafe { &mut *self.at(index) });
     }
 
-    pub fn phase(&self, index: u32) -> u64 {
+    pub(crate) fn phase(&self, index: u32) -> u64 {
         self.state(index).load(Ordering::SeqCst) & PHASE
     }
 
-    pub fn state(&self, index: u32) -> &AtomicU64 {
+    pub(crate) fn state(&self, index: u32) -> &AtomicU64 {
         // SAFETY: within the mapping and aligned; programs change the word atomically too.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.at(index)).state) }
     }
 
     /// How far packets reached that went to a socket.
-    pub fn passed(&self, index: u32, side: usize) -> u64 {
+    pub(crate) fn passed(&self, index: u32, side: usize) -> u64 {
         // SAFETY: within the mapping and aligned; programs change the word atomically too.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.at(index)).legs[side].passed) }.load(Ordering::SeqCst)
     }

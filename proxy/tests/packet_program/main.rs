@@ -3,7 +3,11 @@
 //!
 //! Needs root and the eBPF objects (`cargo xtask test`), else it says that it did nothing.
 
+mod generated;
+mod icmp;
 mod join;
 mod joints;
 mod middle;
 mod programs;
+mod refused;
+mod rig;

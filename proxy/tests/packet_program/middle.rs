@@ -17,23 +17,29 @@ use nix::time::{ClockId, clock_gettime};
 use crate::programs::Programs;
 
 /// The joint that a test uses.
-pub const INDEX: u32 = 3;
+pub(crate) const INDEX: u32 = 3;
 
 /// The first exchange, which the middle relays.
-pub const REQUEST: &[u8] = b"a request";
-pub const RESPONSE: &[u8] = b"a response, longer than its request";
+pub(crate) const REQUEST: &[u8] = b"a request";
+pub(crate) const RESPONSE: &[u8] = b"a response, longer than its request";
 
 /// Both ends and both sockets between them.
-pub struct Session {
-    pub client: TcpStream,
-    pub target: TcpStream,
+pub(crate) struct Session {
+    pub(crate) client: TcpStream,
+    pub(crate) target: TcpStream,
     /// The middle's sockets: client leg, target leg.
-    pub legs: [TcpStream; 2],
+    pub(crate) legs: [TcpStream; 2],
 }
 
 impl Session {
     /// Connects and relays one request and its response.
-    pub fn relayed(client: &Host, proxy: &Host, target: &Host, near: SocketAddr, far: SocketAddr) -> Result<Self> {
+    pub(crate) fn relayed(
+        client: &Host,
+        proxy: &Host,
+        target: &Host,
+        near: SocketAddr,
+        far: SocketAddr,
+    ) -> Result<Self> {
         let targets = target.listen(far)?;
         let listener = proxy.listen(near)?;
         let client = client.connect(listener.local_addr()?)?;
@@ -46,7 +52,7 @@ impl Session {
     }
 
     /// One request and its response through user space.
-    pub fn relay(&mut self) -> Result<()> {
+    pub(crate) fn relay(&mut self) -> Result<()> {
         self.client.write_all(REQUEST)?;
         pass(&mut &self.legs[CLIENT], &mut &self.legs[TARGET], &mut self.target, REQUEST)?;
         self.target.write_all(RESPONSE)?;
@@ -54,13 +60,13 @@ impl Session {
     }
 
     /// The four-tuple of a leg as packets arrive on it.
-    pub fn tuple(&self, side: usize) -> Tuple {
+    pub(crate) fn tuple(&self, side: usize) -> Tuple {
         let leg = &self.legs[side];
         tuple(leg.peer_addr().expect("connected"), leg.local_addr().expect("connected"))
     }
 
     /// Makes the joint known to the programs.
-    pub fn watch(&self, programs: &mut Programs) {
+    pub(crate) fn watch(&self, programs: &mut Programs) {
         let joint = Joint { state: phase::WATCHED, index: INDEX, idle_limit: 60_000_000_000, ..Joint::default() };
         programs.joints.set(INDEX, &joint);
         for side in [CLIENT, TARGET] {
@@ -69,7 +75,7 @@ impl Session {
     }
 
     /// Waits until both peers have acknowledged everything.
-    pub fn settle(&self) -> Result<()> {
+    pub(crate) fn settle(&self) -> Result<()> {
         eventually("both peers acknowledge everything", || {
             for leg in &self.legs {
                 ensure!(unacknowledged(leg)? == 0, "not yet");
@@ -80,7 +86,7 @@ impl Session {
 
     /// Prepares and arms the joint. `device` are the devices towards client and target, if the program is to fall back
     /// on them.
-    pub fn arm(&self, programs: &Programs, devices: [u32; 2]) -> Result<()> {
+    pub(crate) fn arm(&self, programs: &Programs, devices: [u32; 2]) -> Result<()> {
         let joints = &programs.joints;
         ensure!(exchange(joints.state(INDEX), phase::WATCHED, phase::PREPARED), "{:x}", joints.get(INDEX).state);
         let sockets = [Snapshot::of(&self.legs[CLIENT])?, Snapshot::of(&self.legs[TARGET])?];
@@ -152,7 +158,7 @@ fn exchange(word: &std::sync::atomic::AtomicU64, old: u64, new: u64) -> bool {
     word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
-pub fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
+pub(crate) fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
     Tuple {
         source: words(source.ip()),
         destination: words(destination.ip()),
@@ -162,7 +168,7 @@ pub fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
 }
 
 /// An address as the maps have it.
-pub fn words(ip: IpAddr) -> [u32; 4] {
+pub(crate) fn words(ip: IpAddr) -> [u32; 4] {
     let octets = match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
@@ -172,26 +178,26 @@ pub fn words(ip: IpAddr) -> [u32; 4] {
 }
 
 /// The kernel's monotonic clock in nanoseconds.
-pub fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("there is such a clock");
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 /// What a socket knows about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snapshot {
-    pub received: u32,
-    pub sent: u32,
-    pub scale_of_peer: u8,
-    pub scale: u8,
-    pub clock: u32,
-    pub unread: u32,
-    pub segments_in: u32,
+pub(crate) struct Snapshot {
+    pub(crate) received: u32,
+    pub(crate) sent: u32,
+    pub(crate) scale_of_peer: u8,
+    pub(crate) scale: u8,
+    pub(crate) clock: u32,
+    pub(crate) unread: u32,
+    pub(crate) segments_in: u32,
 }
 
 impl Snapshot {
     /// Puts the socket into repair mode, in which it is silent, and leaves it there.
-    pub fn of(socket: &TcpStream) -> Result<Self> {
+    pub(crate) fn of(socket: &TcpStream) -> Result<Self> {
         const RECEIVE_QUEUE: u32 = 1;
         const SEND_QUEUE: u32 = 2;
         set(socket, libc::TCP_REPAIR, 1)?;
@@ -213,7 +219,7 @@ impl Snapshot {
     }
 }
 
-pub fn unacknowledged(socket: &TcpStream) -> Result<u32> {
+pub(crate) fn unacknowledged(socket: &TcpStream) -> Result<u32> {
     queue(socket, libc::TIOCOUTQ)
 }
 
@@ -228,9 +234,8 @@ fn queue(socket: &TcpStream, what: libc::c_ulong) -> Result<u32> {
 fn set(socket: &TcpStream, option: libc::c_int, value: u32) -> Result<()> {
     let len = size_of::<u32>() as libc::socklen_t;
     // SAFETY: the kernel reads one integer.
-    let code = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), len)
-    };
+    let code =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), len) };
     nix::errno::Errno::result(code)?;
     Ok(())
 }

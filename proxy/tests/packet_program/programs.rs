@@ -10,20 +10,20 @@ use nix::unistd::geteuid;
 use crate::joints::Joints;
 
 /// More than any test here uses.
-pub const JOINTS: u32 = 16;
+pub(crate) const JOINTS: u32 = 16;
 
 /// A key as aya wants it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct Key(pub Tuple);
+pub(crate) struct Key(pub(crate) Tuple);
 
 // SAFETY: a `repr(C)` structure of integers without padding.
 unsafe impl aya::Pod for Key {}
 
 /// The loaded programs and their maps.
-pub struct Programs {
+pub(crate) struct Programs {
     ebpf: Ebpf,
-    pub joints: Joints,
+    pub(crate) joints: Joints,
     legs: HashMap<MapData, Key, LegRef>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -31,7 +31,7 @@ pub struct Programs {
 
 impl Programs {
     /// `None`, with a line that says why, where they cannot be loaded.
-    pub fn load() -> Option<Self> {
+    pub(crate) fn load() -> Option<Self> {
         let Some(object) = PACKET_OBJECT else {
             eprintln!("skipped: built without the eBPF objects: run `cargo xtask test`");
             return None;
@@ -59,30 +59,30 @@ impl Programs {
         Some(Self { ebpf, joints, legs, counters, events })
     }
 
-    pub fn program(&mut self, name: &str) -> &mut SchedClassifier {
+    pub(crate) fn program(&mut self, name: &str) -> &mut SchedClassifier {
         program(&mut self.ebpf, name)
     }
 
     /// Attaches a program to the ingress of a device of the calling thread's network namespace.
-    pub fn attach(&mut self, name: &str, device: &str) {
+    pub(crate) fn attach(&mut self, name: &str, device: &str) {
         self.program(name).attach(device, TcAttachType::Ingress).expect("it can be attached");
     }
 
-    pub fn insert(&mut self, tuple: Tuple, reference: LegRef) {
+    pub(crate) fn insert(&mut self, tuple: Tuple, reference: LegRef) {
         self.legs.insert(Key(tuple), reference, 0).expect("there is room");
     }
 
-    pub fn counter(&self, counter: PacketCounter) -> u64 {
+    pub(crate) fn counter(&self, counter: PacketCounter) -> u64 {
         self.counters.get(&(counter as u32), 0).expect("it can be read").iter().sum()
     }
 
     /// All counters that are not 0.
-    pub fn counted(&self) -> Vec<(PacketCounter, u64)> {
+    pub(crate) fn counted(&self) -> Vec<(PacketCounter, u64)> {
         PacketCounter::ALL.into_iter().map(|slot| (slot, self.counter(slot))).filter(|(_, n)| *n != 0).collect()
     }
 
     /// The events since the last call.
-    pub fn events(&mut self) -> Vec<u64> {
+    pub(crate) fn events(&mut self) -> Vec<u64> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             events.push(u64::from_ne_bytes(item[..8].try_into().expect("a word")));
