@@ -3,11 +3,13 @@
 //! A session is one task of one worker. Cancelling it resets both legs and counts the session as drained.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use crate::net::dial::{DialError, dial};
@@ -18,52 +20,88 @@ use crate::shared::Lease;
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Worker;
 
-/// Serves the connection `client` from `peer`, which `listener` accepted on `worker`.
-pub(crate) async fn serve(worker: &Worker, listener: usize, client: TcpStream, peer: SocketAddr) {
-    let mut session = Session { worker, listener, target: None, end: SessionEnd::Drained };
-    session.end = session.run(Leg::new(client), peer).await;
-    debug!(%peer, end = session.end.code(), "session ended");
+/// Serves the connection `client` from `peer`, which `listener` accepted on `worker`; `place` is its one there.
+pub(crate) async fn serve(worker: &Worker, listener: usize, client: TcpStream, peer: SocketAddr, place: Place) {
+    let end = Session { worker, listener }.run(Leg::new(client), peer, place).await;
+    debug!(%peer, end = end.code(), "session ended");
 }
 
-/// A session; counted by how it ended when it is dropped.
+/// A place among the `max_connections` of a listener.
+pub(crate) type Place = OwnedSemaphorePermit;
+
 struct Session<'a> {
     worker: &'a Worker,
     listener: usize,
-    target: Option<TargetId>,
-    end: SessionEnd,
 }
 
 /// A session whose target is connected.
-struct Begun<'a> {
+struct Begun {
     target: Leg,
     /// What goes to the target first.
     head: Bytes,
     /// Bytes that were read from the client.
     read: u64,
-    lease: Lease<'a>,
+    lease: Lease,
 }
 
-impl<'a> Session<'a> {
-    async fn run(&mut self, mut client: Leg, peer: SocketAddr) -> SessionEnd {
-        match self.begin(&client, peer).await {
-            Ok(Begun { target, head, read, lease }) => {
-                let listener = &self.worker.shared.config.listeners[self.listener];
-                let kernel = self.worker.kernel.as_ref();
-                let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
-                let (buffers, cell) = (&self.worker.buffers, self.route(lease.id()));
-                Relay::new((client, target), (head, read), settings, buffers, kernel, cell).run().await
-            }
+/// What a session is counted by as long as it lives; its end is counted when this is dropped.
+pub(crate) struct Account {
+    /// The counters of its route on its worker.
+    pub(crate) cell: Arc<RouteCell>,
+    /// How it ended, as far as is known.
+    pub(crate) end: SessionEnd,
+    _lease: Lease,
+    _place: Place,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.cell.ends.of(self.end).add(1);
+    }
+}
+
+/// A session that has no target yet; its end is counted when this is dropped.
+struct Beginning<'a> {
+    session: &'a Session<'a>,
+    end: Option<SessionEnd>,
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        if let Some(end) = self.end {
+            let Session { worker, listener } = *self.session;
+            worker.shared.stats.listener(listener, worker.index).ends.of(end).add(1);
+        }
+    }
+}
+
+impl Session<'_> {
+    async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place) -> SessionEnd {
+        // Until it is known better: cancelled.
+        let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
+        let Begun { target, head, read, lease } = match self.begin(&client, peer).await {
+            Ok(begun) => begun,
             Err(end) => {
+                beginning.end = Some(end);
                 if end.is_orderly() {
                     client.close_in_order();
                 }
-                end
+                return end;
             }
-        }
+        };
+        beginning.end = None;
+        let cell = Arc::clone(self.route(lease.id()));
+        let mut account = Account { cell, end: SessionEnd::Drained, _lease: lease, _place: place };
+        let listener = &self.worker.shared.config.listeners[self.listener];
+        let kernel = self.worker.kernel.as_ref();
+        let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
+        let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, kernel, &account.cell);
+        account.end = relay.run().await;
+        account.end
     }
 
     /// Everything before bytes are forwarded.
-    async fn begin(&mut self, client: &Leg, peer: SocketAddr) -> Result<Begun<'a>, SessionEnd> {
+    async fn begin(&self, client: &Leg, peer: SocketAddr) -> Result<Begun, SessionEnd> {
         let shared = &*self.worker.shared;
         let listener = &shared.config.listeners[self.listener];
         let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
@@ -83,7 +121,6 @@ impl<'a> Session<'a> {
             connected = self.connect(origin) => connected?,
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
-        self.target = Some(lease.id());
 
         let mut head = match shared.target(lease.id()).0.send_proxy {
             Some(version) => proxy_protocol::encode(version, origin),
@@ -96,8 +133,8 @@ impl<'a> Session<'a> {
 
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
     /// group that failed last.
-    async fn connect(&self, origin: Origin) -> Result<(Leg, Lease<'a>), SessionEnd> {
-        let shared = &*self.worker.shared;
+    async fn connect(&self, origin: Origin) -> Result<(Leg, Lease), SessionEnd> {
+        let shared = &self.worker.shared;
         let mut tried = Vec::new();
         loop {
             let selected = shared.select(self.listener, origin.source.ip(), &tried);
@@ -125,7 +162,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn route(&self, id: TargetId) -> &'a RouteCell {
+    fn route(&self, id: TargetId) -> &Arc<RouteCell> {
         self.worker.shared.stats.route(self.listener, id, self.worker.index)
     }
 
@@ -151,15 +188,5 @@ impl<'a> Session<'a> {
                 None => info!(group = group.name, target_name = target.name, "connects again"),
             }
         }
-    }
-}
-
-impl Drop for Session<'_> {
-    fn drop(&mut self) {
-        let ends = match self.target {
-            Some(id) => &self.route(id).ends,
-            None => &self.worker.shared.stats.listener(self.listener, self.worker.index).ends,
-        };
-        ends.of(self.end).add(1);
     }
 }

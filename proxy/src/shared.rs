@@ -68,9 +68,14 @@ impl Shared {
     }
 
     /// Chooses a target and counts the session to it until the [`Lease`] is dropped.
-    pub(crate) fn select(&self, listener: usize, client: IpAddr, tried: &[TargetId]) -> Result<Lease<'_>, NoTarget> {
+    pub(crate) fn select(
+        self: &Arc<Self>,
+        listener: usize,
+        client: IpAddr,
+        tried: &[TargetId],
+    ) -> Result<Lease, NoTarget> {
         let id = self.selector().select(listener, client, tried)?;
-        Ok(Lease { shared: self, id })
+        Ok(Lease { shared: Arc::clone(self), id })
     }
 
     /// Whether some target of some listener can take a session now.
@@ -107,18 +112,18 @@ impl Shared {
 }
 
 /// A target with a session counted to it.
-pub(crate) struct Lease<'a> {
-    shared: &'a Shared,
+pub(crate) struct Lease {
+    shared: Arc<Shared>,
     id: TargetId,
 }
 
-impl Lease<'_> {
+impl Lease {
     pub(crate) fn id(&self) -> TargetId {
         self.id
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.selector().release(self.id);
     }

@@ -3,6 +3,7 @@
 //! A session belongs to one worker for life, so each worker counts in cells of its own and no cache line travels
 //! between CPUs for a byte that is forwarded.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use landbridge_core::datapath::Demotion;
@@ -98,25 +99,32 @@ impl Gauge {
 
 /// A direction of a session that is counted to what carries it, until this is dropped.
 #[derive(Debug)]
-pub struct Presence<'a> {
-    gauges: &'a [Gauge; Carrier::ALL.len()],
+pub struct Presence {
+    cell: Arc<RouteCell>,
+    direction: Direction,
     carrier: Carrier,
 }
 
-impl Presence<'_> {
+impl Presence {
+    /// Counts a direction to `carrier`.
+    pub fn new(cell: Arc<RouteCell>, direction: Direction, carrier: Carrier) -> Self {
+        cell.present(direction, carrier).up();
+        Self { cell, direction, carrier }
+    }
+
     /// From now on `carrier` carries it.
     pub fn change(&mut self, carrier: Carrier) {
         if carrier != self.carrier {
-            self.gauges[self.carrier as usize].down();
-            self.gauges[carrier as usize].up();
+            self.cell.present(self.direction, self.carrier).down();
+            self.cell.present(self.direction, carrier).up();
             self.carrier = carrier;
         }
     }
 }
 
-impl Drop for Presence<'_> {
+impl Drop for Presence {
     fn drop(&mut self) {
-        self.gauges[self.carrier as usize].down();
+        self.cell.present(self.direction, self.carrier).down();
     }
 }
 
@@ -173,13 +181,6 @@ impl RouteCell {
     pub fn present(&self, direction: Direction, carrier: Carrier) -> &Gauge {
         &self.present[direction as usize][carrier as usize]
     }
-
-    /// Counts a direction to `carrier`.
-    pub fn presence(&self, direction: Direction, carrier: Carrier) -> Presence<'_> {
-        let gauges = &self.present[direction as usize];
-        gauges[carrier as usize].up();
-        Presence { gauges, carrier }
-    }
 }
 
 /// Sessions by how they ended.
@@ -202,7 +203,7 @@ pub struct Stats {
 #[derive(Debug)]
 struct Listener {
     cells: Box<[ListenerCell]>,
-    routes: Vec<(TargetId, Box<[RouteCell]>)>,
+    routes: Vec<(TargetId, Box<[Arc<RouteCell>]>)>,
 }
 
 impl Stats {
@@ -226,7 +227,7 @@ impl Stats {
     ///
     /// # Panics
     /// If the listener does not use the target's group.
-    pub fn route(&self, listener: usize, id: TargetId, worker: usize) -> &RouteCell {
+    pub fn route(&self, listener: usize, id: TargetId, worker: usize) -> &Arc<RouteCell> {
         let routes = &self.listeners[listener].routes;
         let found = routes.iter().find(|(route, _)| *route == id);
         &found.expect("selection stays inside the listener's groups").1[worker]
@@ -238,7 +239,7 @@ impl Stats {
     }
 
     /// The targets of `listener`, each with the cells of all workers.
-    pub fn routes(&self, listener: usize) -> impl Iterator<Item = (TargetId, &[RouteCell])> {
+    pub fn routes(&self, listener: usize) -> impl Iterator<Item = (TargetId, &[Arc<RouteCell>])> {
         self.listeners[listener].routes.iter().map(|(id, cells)| (*id, &**cells))
     }
 }

@@ -183,9 +183,8 @@ impl Accept {
         let (worker, listener, ending) = (Rc::clone(&self.worker), self.listener, self.ending.clone());
         spawn_local(self.tasks.track_future(async move {
             // Pinned here, because a future that is passed by value is stored twice.
-            let session = pin!(session::serve(&worker, listener, client, peer));
+            let session = pin!(session::serve(&worker, listener, client, peer, place));
             ending.run_until_cancelled(session).await;
-            drop(place);
         }));
     }
 

@@ -127,10 +127,10 @@ impl<'a> Relay<'a> {
         settings: Settings,
         worker: &'a Buffers,
         kernel: Option<&'a Kernel>,
-        cell: &'a RouteCell,
+        cell: &Arc<RouteCell>,
     ) -> Self {
-        let upload = Flow::new(Direction::Upload, settings.policy, head, read, cell);
-        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, cell);
+        let upload = Flow::new(Direction::Upload, settings.policy, head, read, Arc::clone(cell));
+        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, Arc::clone(cell));
         Self { upload, download, client, target, settings, worker, kernel }
     }
 

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub(super) enum Step {
 /// One direction.
 pub(super) struct Flow<'a> {
     direction: Direction,
-    cell: &'a RouteCell,
+    cell: Arc<RouteCell>,
     judge: Judge,
     life: Life,
     /// The pace at which it wanted to be promoted.
@@ -64,7 +65,7 @@ pub(super) struct Flow<'a> {
     moved: u64,
     began: Instant,
     /// What carries it, for whoever asks how many directions each datapath has.
-    presence: Presence<'a>,
+    presence: Presence,
 }
 
 /// A direction in the kernel.
@@ -130,7 +131,8 @@ pub(super) struct Between<'a> {
 
 impl<'a> Flow<'a> {
     /// A direction that first sends `head`. `read`: bytes that were read from the source before.
-    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: &'a RouteCell) -> Self {
+    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: Arc<RouteCell>) -> Self {
+        let presence = Presence::new(Arc::clone(&cell), direction, Carrier::Copy);
         Self {
             direction,
             cell,
@@ -142,7 +144,7 @@ impl<'a> Flow<'a> {
             drained: read == 0,
             moved: 0,
             began: Instant::now(),
-            presence: cell.presence(direction, Carrier::Copy),
+            presence,
         }
     }
 
