@@ -11,5 +11,6 @@ extern crate std;
 
 pub mod datapath;
 pub mod end;
+pub mod join;
 pub mod life;
 pub mod select;
