@@ -149,9 +149,9 @@ pub const TIMESTAMPS: u8 = 1;
 /// `TCPI_OPT_USEC_TS`: the clock of the timestamps counts microseconds.
 const MICROSECONDS: u8 = 1 << 6;
 
-/// Why two legs cannot be joined.
+/// Why two legs are not joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ineligible {
+pub enum NotJoined {
     /// A peer is on this host: its packets do not cross a device that could rewrite them.
     LocalPeer,
     /// The legs did not agree on the same TCP options.
@@ -162,12 +162,23 @@ pub enum Ineligible {
     ClientSegments,
     /// The target may send segments that do not fit on the way to the client.
     TargetSegments,
+    /// As many sessions are joined as may be.
+    Full,
+    /// A socket or a map of the kernel did not do what was asked.
+    Kernel,
 }
 
-impl Ineligible {
+impl NotJoined {
     /// Every reason, in a fixed order.
-    pub const ALL: [Self; 5] =
-        [Self::LocalPeer, Self::Options, Self::Clock, Self::ClientSegments, Self::TargetSegments];
+    pub const ALL: [Self; 7] = [
+        Self::LocalPeer,
+        Self::Options,
+        Self::Clock,
+        Self::ClientSegments,
+        Self::TargetSegments,
+        Self::Full,
+        Self::Kernel,
+    ];
 
     /// The value of the metric label `reason`.
     pub const fn code(self) -> &'static str {
@@ -177,6 +188,8 @@ impl Ineligible {
             Self::Clock => "timestamp_clock",
             Self::ClientSegments => "client_mss",
             Self::TargetSegments => "target_mss",
+            Self::Full => "joints_full",
+            Self::Kernel => "join_refused",
         }
     }
 }
@@ -185,21 +198,21 @@ impl Ineligible {
 ///
 /// # Errors
 /// The first reason why not.
-pub const fn eligible(client: &LegFacts, target: &LegFacts) -> Result<(), Ineligible> {
+pub const fn eligible(client: &LegFacts, target: &LegFacts) -> Result<(), NotJoined> {
     if client.is_local || target.is_local {
-        return Err(Ineligible::LocalPeer);
+        return Err(NotJoined::LocalPeer);
     }
     if (client.options ^ target.options) & AGREED != 0 {
-        return Err(Ineligible::Options);
+        return Err(NotJoined::Options);
     }
     if (client.options | target.options) & MICROSECONDS != 0 {
-        return Err(Ineligible::Clock);
+        return Err(NotJoined::Clock);
     }
     if client.announced_mss + headers(target.is_ipv6) > target.path_mtu {
-        return Err(Ineligible::ClientSegments);
+        return Err(NotJoined::ClientSegments);
     }
     if target.announced_mss + headers(client.is_ipv6) > client.path_mtu {
-        return Err(Ineligible::TargetSegments);
+        return Err(NotJoined::TargetSegments);
     }
     Ok(())
 }
@@ -270,14 +283,14 @@ mod tests {
     fn legs_are_joined_only_if_every_packet_of_one_fits_the_other() {
         assert_eq!(eligible(&PLAIN, &PLAIN), Ok(()));
         for (client, target, expected) in [
-            (LegFacts { is_local: true, ..PLAIN }, PLAIN, Ineligible::LocalPeer),
-            (LegFacts { options: 0b110, ..PLAIN }, PLAIN, Ineligible::Options),
-            (PLAIN, LegFacts { options: 0b1111, ..PLAIN }, Ineligible::Options),
-            (LegFacts { options: 0b100_0111, ..PLAIN }, LegFacts { options: 0b100_0111, ..PLAIN }, Ineligible::Clock),
-            (PLAIN, LegFacts { path_mtu: 1420, announced_mss: 1380, ..PLAIN }, Ineligible::ClientSegments),
-            (PLAIN, LegFacts { announced_mss: 8960, path_mtu: 9000, ..PLAIN }, Ineligible::TargetSegments),
+            (LegFacts { is_local: true, ..PLAIN }, PLAIN, NotJoined::LocalPeer),
+            (LegFacts { options: 0b110, ..PLAIN }, PLAIN, NotJoined::Options),
+            (PLAIN, LegFacts { options: 0b1111, ..PLAIN }, NotJoined::Options),
+            (LegFacts { options: 0b100_0111, ..PLAIN }, LegFacts { options: 0b100_0111, ..PLAIN }, NotJoined::Clock),
+            (PLAIN, LegFacts { path_mtu: 1420, announced_mss: 1380, ..PLAIN }, NotJoined::ClientSegments),
+            (PLAIN, LegFacts { announced_mss: 8960, path_mtu: 9000, ..PLAIN }, NotJoined::TargetSegments),
             // Twenty bytes more of header on the other side.
-            (PLAIN, LegFacts { is_ipv6: true, announced_mss: 1440, ..PLAIN }, Ineligible::ClientSegments),
+            (PLAIN, LegFacts { is_ipv6: true, announced_mss: 1440, ..PLAIN }, NotJoined::ClientSegments),
         ] {
             assert_eq!(eligible(&client, &target), Err(expected));
         }

@@ -62,10 +62,10 @@ impl<T> fmt::Debug for Mapped<T> {
 
 /// A field of a value in a mapping, given as a `NonNull` to it, as an atomic.
 macro_rules! field {
-    ($value:expr, $($field:ident)?$([$index:expr])?$(.$more:ident)*, $atomic:ty) => {
+    ($value:expr, $field:ident $([$index:expr].$part:ident)?, $atomic:ty) => {
         // SAFETY: in the mapping, which outlives the borrow, and aligned; all its writers, here and in the programs, store
         // whole words.
-        unsafe { <$atomic>::from_ptr(&raw mut (*$value.as_ptr()).$($field)?$([$index])?$(.$more)*) }
+        unsafe { <$atomic>::from_ptr(&raw mut (*$value.as_ptr()).$field $([$index].$part)?) }
     };
 }
 pub(super) use field;

@@ -180,12 +180,15 @@ const SLOTS: &str = "SLOTS";
 const ALARMS: &str = "ALARMS";
 const COUNTERS: &str = "COUNTERS";
 
-fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(programs: &mut Ebpf, map: &'static str) -> Result<T, MapError> {
+pub(super) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    programs: &mut Ebpf,
+    map: &'static str,
+) -> Result<T, MapError> {
     let taken = programs.take_map(map).ok_or(MapError::Missing { map })?;
     T::try_from(taken).map_err(refused(map))
 }
 
-fn refused(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
+pub(super) fn refused(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
     move |source| MapError::Refused { map, source }
 }
 
