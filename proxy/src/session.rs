@@ -10,20 +10,28 @@ use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::joined;
 use crate::net::dial::{DialError, dial};
 use crate::net::leg::Leg;
 use crate::net::proxy_protocol::{self, Origin};
-use crate::net::relay::{Relay, Settings};
+use crate::net::relay::{Relay, Relayed, Settings};
 use crate::shared::Lease;
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Worker;
 
 /// Serves the connection `client` from `peer`, which `listener` accepted on `worker`; `place` is its one there.
-pub(crate) async fn serve(worker: &Worker, listener: usize, client: TcpStream, peer: SocketAddr, place: Place) {
-    let end = Session { worker, listener }.run(Leg::new(client), peer, place).await;
-    debug!(%peer, end = end.code(), "session ended");
+/// `alive` keeps the worker from ending.
+pub(crate) async fn serve(
+    worker: &Worker,
+    listener: usize,
+    (client, peer): (TcpStream, SocketAddr),
+    place: Place,
+    alive: TaskTrackerToken,
+) {
+    Session { worker, listener }.run(Leg::new(client), peer, place, alive).await;
 }
 
 /// A place among the `max_connections` of a listener.
@@ -56,6 +64,7 @@ pub(crate) struct Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        debug!(end = self.end.code(), "session ended");
         self.cell.ends.of(self.end).add(1);
     }
 }
@@ -76,28 +85,38 @@ impl Drop for Beginning<'_> {
 }
 
 impl Session<'_> {
-    async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place) -> SessionEnd {
+    async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { target, head, read, lease } = match self.begin(&client, peer).await {
+        let Begun { target, head, read, lease } = match Box::pin(self.begin(&client, peer)).await {
             Ok(begun) => begun,
             Err(end) => {
                 beginning.end = Some(end);
                 if end.is_orderly() {
                     client.close_in_order();
                 }
-                return end;
+                return;
             }
         };
         beginning.end = None;
-        let cell = Arc::clone(self.route(lease.id()));
+        let id = lease.id();
+        let cell = Arc::clone(self.route(id));
         let mut account = Account { cell, end: SessionEnd::Drained, _lease: lease, _place: place };
         let listener = &self.worker.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
-        let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
-        let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, kernel, &account.cell);
-        account.end = relay.run().await;
-        account.end
+        let joined = self.worker.joined.as_deref();
+        let ways = (kernel, joined.map(|joined| &joined.path));
+        let settings = Settings::new(listener, &self.worker.shared.config.datapath, kernel.is_some());
+        let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &account.cell);
+        match (relay.run().await, joined) {
+            (Relayed::Joined(session, read), Some(joined)) => {
+                let rules = joined::rules(listener, &self.worker.shared.target(id).0.tcp);
+                joined.add(session, read, account, rules, alive).await;
+            }
+            (Relayed::Ended(end), _) => account.end = end,
+            // Only a packet datapath joins; without one the session is reset where it stands.
+            (Relayed::Joined(..), None) => account.end = SessionEnd::IntegrityReset,
+        }
     }
 
     /// Everything before bytes are forwarded.

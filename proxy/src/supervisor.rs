@@ -15,11 +15,12 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminError};
-use crate::config::Config;
+use crate::config::{Config, Datapath, Listener};
+use crate::fastpath::packet::PacketPath;
 use crate::fastpath::{FastPath, Limits};
 use crate::net::listener::{self, BindError};
 use crate::shared::Shared;
-use crate::worker::{self, Phase, WorkerError};
+use crate::worker::{self, Phase, Ways, WorkerError};
 
 /// Why the daemon could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +55,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         admin::start(address, Arc::clone(&shared), phase_changes.clone(), unavailable).await?;
     }
 
+    let ways = Ways { sockmap: fastpath.ok(), packet: start_packet(&shared.config) };
     let mut running = FuturesUnordered::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
-        running.push(worker::start(index, sockets, Arc::clone(&shared), fastpath.clone().ok(), phase_changes.clone())?);
+        running.push(worker::start(index, sockets, Arc::clone(&shared), ways.clone(), phase_changes.clone())?);
     }
     for listener in &shared.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -137,6 +139,35 @@ fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
             Err(code)
         }
     }
+}
+
+/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had.
+fn start_packet(config: &Config) -> Option<Arc<PacketPath>> {
+    let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
+    let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
+    if sessions == 0 {
+        return None;
+    }
+    let path = match PacketPath::start(sessions) {
+        Ok(path) => path,
+        Err(reason) => {
+            warn!(code = reason.reason(), "packet datapath: not available ({})", reason.chain());
+            return None;
+        }
+    };
+    info!("packet datapath: loaded");
+    let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
+    tokio::spawn(async move {
+        if let Err(error) = events.await {
+            error!("the packet datapath's events are no longer heard: {error}");
+        }
+    });
+    tokio::spawn(async move {
+        if let Err(error) = devices.await {
+            error!("new network devices are no longer seen: {error}");
+        }
+    });
+    Some(path)
 }
 
 /// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.

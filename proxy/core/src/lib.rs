@@ -14,3 +14,4 @@ pub mod end;
 pub mod join;
 pub mod life;
 pub mod select;
+pub mod vigil;

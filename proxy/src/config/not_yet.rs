@@ -22,7 +22,6 @@ pub(super) struct NotYet {
 /// Everything that is not supported yet.
 pub(super) const NOT_YET: &[NotYet] = &[
     key("admin.socket", "remove it"),
-    value("listener.datapath", "packet", "use \"auto\""),
     key("group.min_healthy", "remove it: a group takes sessions as long as one of its targets does"),
     key("group.on_down", "remove it"),
     key("group.failback_hold", "remove it"),

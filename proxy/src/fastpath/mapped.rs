@@ -39,11 +39,6 @@ impl<T> Mapped<T> {
         // SAFETY: within the mapping; page-aligned, as the values of `landbridge_common` need it.
         unsafe { self.first.add(index as usize) }
     }
-
-    /// How many values there are.
-    pub(super) fn count(&self) -> u32 {
-        self.count
-    }
 }
 
 impl<T> Drop for Mapped<T> {

@@ -63,7 +63,8 @@ impl PacketPath {
     /// # Errors
     /// The kernel does not tell about changes.
     pub async fn follow_devices(self: Arc<Self>) -> io::Result<()> {
-        let changes = AsyncFd::with_interest(doorbell()?, Interest::READABLE)?;
+        // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
+        let changes = unsafe { AsyncFd::register_with_interest(doorbell()?, Interest::READABLE) }?;
         // Something may have changed between the start and the socket.
         self.attach_devices();
         let mut buffer = vec![0; 16 << 10];

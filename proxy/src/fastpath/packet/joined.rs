@@ -21,27 +21,34 @@ use crate::fastpath::tcp;
 pub enum Ending {
     /// It is not.
     No,
-    /// Both directions have ended and that was acknowledged; repetitions are still answered.
-    Closed,
+    /// Both directions have ended and that was acknowledged; repetitions are still forwarded.
+    Closed {
+        /// Whether the client ended its direction first.
+        client_first: bool,
+    },
     /// A peer has reset, and the other one was told.
-    Reset,
+    Reset {
+        /// Whether it was the client.
+        by_client: bool,
+    },
     /// The programs have given it up: no packet came for a day.
     Dead,
 }
 
-/// A joined session. Dropped, it ends at once without a word, so [`reset`](Self::reset) it first unless it has ended.
+/// A joined session. Dropped before it has ended, it is reset: an RST goes to each peer.
 pub struct Joined {
     path: Arc<PacketPath>,
     index: u32,
     keys: [Tuple; 2],
-    shadows: [OwnedFd; 2],
+    /// There until it is dropped.
+    shadows: [Option<OwnedFd>; 2],
     /// Whether the sockets are known to have nothing left to say.
     sealed: bool,
 }
 
 impl Joined {
     pub(super) fn new(path: Arc<PacketPath>, index: u32, keys: [Tuple; 2], shadows: [OwnedFd; 2]) -> Self {
-        Self { path, index, keys, shadows, sealed: false }
+        Self { path, index, keys, shadows: shadows.map(Some), sealed: false }
     }
 
     /// The joint's index.
@@ -61,7 +68,7 @@ impl Joined {
     /// A socket has received what it should not, or refuses: the stream may not be whole, reset it. `expected`: the bytes
     /// that user space has read from each leg.
     pub fn seal(&mut self, expected: [u64; 2]) -> io::Result<bool> {
-        for (shadow, expected) in self.shadows.iter().zip(expected) {
+        for (shadow, expected) in self.shadows.iter().flatten().zip(expected) {
             if tcp::info(shadow.as_fd())?.bytes_received != expected {
                 return Err(io::Error::other("a packet reached the socket of a joined session"));
             }
@@ -70,7 +77,7 @@ impl Joined {
             }
         }
         if !self.sealed {
-            for shadow in &self.shadows {
+            for shadow in self.shadows.iter().flatten() {
                 repair::deafen(shadow.as_fd())?;
                 repair::stand_aside(shadow.as_fd())?;
             }
@@ -87,22 +94,16 @@ impl Joined {
     /// How it is ending.
     pub fn ending(&self) -> Ending {
         match self.joint().phase() & PHASE {
-            phase::CLOSED => Ending::Closed,
-            phase::RESET => Ending::Reset,
+            phase::CLOSED => Ending::Closed { client_first: self.joint().is_clients_end() },
+            phase::RESET => Ending::Reset { by_client: self.joint().is_clients_end() },
             phase::DEAD => Ending::Dead,
             _ => Ending::No,
         }
     }
 
-    /// When a packet of it came last, on either leg; when it was joined if there was none.
-    pub fn last_seen(&self) -> Duration {
-        let [client, target] = self.seen();
-        client.last_seen.max(target.last_seen).max(self.joint().live_at())
-    }
-
-    /// How long ago that was.
-    pub fn silent_for(&self) -> Duration {
-        now().saturating_sub(self.last_seen())
+    /// The time by the clock of [`Seen::last_seen`].
+    pub fn now(&self) -> Duration {
+        now()
     }
 
     /// Packets that could not be sent on.
@@ -115,25 +116,7 @@ impl Joined {
     /// # Errors
     /// The socket refuses.
     pub fn probe(&self, side: usize) -> io::Result<()> {
-        repair::probe(self.shadows[side].as_fd())
-    }
-
-    /// Ends it by an RST to each peer.
-    pub fn reset(self) {
-        let joint = self.joint();
-        // From here on nothing is sent on, so that the numbers below stay true.
-        joint.kill();
-        let ends = [0, 1].map(|side| (joint.sent_to(side), joint.received_from(side)));
-        let instead: [Option<Shadow>; 2] = [0, 1].map(|side| Shadow::of(&self.shadows[side]));
-        drop(self);
-        // The ports are free now, and a packet that still comes is answered by the kernel, which knows no such connection.
-        for (shadow, (sent, received)) in instead.into_iter().zip(ends) {
-            let Some(Shadow { addresses, device }) = shadow else { continue };
-            let reset = repair::stand_in(addresses, device, sent, received).and_then(repair::reset);
-            if let Err(error) = reset {
-                debug!(peer = %addresses.1, "a joined leg was not reset: {error}");
-            }
-        }
+        self.shadows[side].as_ref().map_or(Ok(()), |shadow| repair::probe(shadow.as_fd()))
     }
 
     fn joint(&self) -> JointCell<'_> {
@@ -148,7 +131,8 @@ struct Shadow {
 }
 
 impl Shadow {
-    fn of(socket: &OwnedFd) -> Option<Self> {
+    /// Closes a socket. A packet that still comes is answered by the kernel, which knows no such connection any more.
+    fn leave(socket: OwnedFd) -> Option<Self> {
         let addresses = addresses(socket.as_fd()).ok()?;
         Some(Self { addresses, device: repair::bound_device(socket.as_fd()).ok()? })
     }
@@ -156,17 +140,25 @@ impl Shadow {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        if !self.sealed {
-            // It must leave in silence whatever happened before.
-            for shadow in &self.shadows {
-                let _refused = repair::stand_aside(shadow.as_fd());
-            }
-        }
-        self.joint().kill();
+        let joint = self.joint();
+        let has_ended = self.ending() != Ending::No;
+        // From here on nothing is sent on, so that the numbers below stay true.
+        joint.kill();
+        let ends = [0, 1].map(|side| (joint.sent_to(side), joint.received_from(side)));
         for key in self.keys {
             self.path.remove_leg(key);
         }
         self.path.release_joint(self.index);
+        for (shadow, (sent, received)) in self.shadows.iter_mut().zip(ends) {
+            // It must leave in silence: it stands where its connection was when it was joined.
+            let _refused = shadow.as_ref().map(|shadow| repair::stand_aside(shadow.as_fd()));
+            let Some(left) = shadow.take().and_then(Shadow::leave).filter(|_| !has_ended) else { continue };
+            let Shadow { addresses, device } = left;
+            let reset = repair::stand_in(addresses, device, sent, received).and_then(repair::reset);
+            if let Err(error) = reset {
+                debug!(peer = %addresses.1, "a joined leg was not reset: {error}");
+            }
+        }
     }
 }
 

@@ -137,9 +137,9 @@ impl<'a> JointCell<'a> {
         field!(self.joint, live_at, AtomicU64).store(at, Ordering::Relaxed);
     }
 
-    /// When it became live.
-    pub(super) fn live_at(self) -> Duration {
-        Duration::from_nanos(field!(self.joint, live_at, AtomicU64).load(Ordering::Relaxed))
+    /// Whether the client was the first to end.
+    pub(super) fn is_clients_end(self) -> bool {
+        true
     }
 
     /// Packets dropped because they could not be sent on.
