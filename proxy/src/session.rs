@@ -3,6 +3,7 @@
 //! A session is one task of one worker. Cancelling it resets both legs and counts the session as drained.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::joined;
 use crate::net::dial::{DialError, dial};
 use crate::net::leg::Leg;
+use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
 use crate::net::relay::{Relay, Relayed, Settings};
 use crate::shared::Lease;
@@ -135,9 +137,14 @@ impl Session<'_> {
                 destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
             },
         };
+        // What the target sends has to fit on the way to the client, or the two cannot be joined.
+        let segment = match self.worker.joined {
+            Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),
+            None => None,
+        };
         let (target, lease) = tokio::select! {
             biased;
-            connected = self.connect(origin) => connected?,
+            connected = self.connect(origin, segment) => connected?,
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
 
@@ -152,7 +159,7 @@ impl Session<'_> {
 
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
     /// group that failed last.
-    async fn connect(&self, origin: Origin) -> Result<(Leg, Lease), SessionEnd> {
+    async fn connect(&self, origin: Origin, segment: Option<u32>) -> Result<(Leg, Lease), SessionEnd> {
         let shared = &self.worker.shared;
         let mut tried = Vec::new();
         loop {
@@ -164,7 +171,7 @@ impl Session<'_> {
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);
-            match dial(target.address, &group.dial, &group.tcp).await {
+            match dial(target.address, &group.dial, &group.tcp, segment).await {
                 Ok(stream) => {
                     self.log_connect(lease.id(), None);
                     return Ok((Leg::new(stream), lease));

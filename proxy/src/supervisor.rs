@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminError};
-use crate::config::{Config, Datapath, Listener};
+use crate::config::{Config, Datapath, Listener, Target};
 use crate::fastpath::packet::PacketPath;
 use crate::fastpath::{FastPath, Limits};
 use crate::net::listener::{self, BindError};
+use crate::net::path;
 use crate::shared::Shared;
 use crate::worker::{self, Phase, Ways, WorkerError};
 
@@ -104,13 +105,30 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, BindError> {
     let mut sockets: Vec<Vec<(usize, Socket)>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, listener) in config.listeners.iter().enumerate() {
+        let segment = segment(config, listener);
         for &address in &listener.bind {
-            for (socket, of_worker) in listener::bind(address, &listener.tcp, workers)?.into_iter().zip(&mut sockets) {
+            for (socket, of_worker) in
+                listener::bind(address, &listener.tcp, segment, workers)?.into_iter().zip(&mut sockets)
+            {
                 of_worker.push((index, socket));
             }
         }
     }
     Ok(sockets)
+}
+
+/// The largest segment that fits on the way to every target of a listener whose sessions may be joined.
+fn segment(config: &Config, listener: &Listener) -> Option<u32> {
+    if !matches!(listener.datapath, Datapath::Auto | Datapath::Packet) {
+        return None;
+    }
+    let groups = listener.groups.iter().map(|&group| &config.groups[group]);
+    let segments = groups.flat_map(|group| {
+        let towards = |target: &Target| path::segment_towards(target.address, &group.dial, &group.tcp);
+        // A target without a route now has no say; its sessions are relayed if they turn out not to fit.
+        group.targets.iter().filter_map(move |target| towards(target).ok())
+    });
+    segments.min()
 }
 
 /// The fast path with what listens to its programs, or the code of the reason why there is none.
