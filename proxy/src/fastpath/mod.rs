@@ -50,8 +50,8 @@ use self::version::Version;
 /// The eBPF object in this binary; `None` when it was built without `cargo xtask build`.
 pub static OBJECT: Option<&'static [u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
-/// The same for the packet datapath.
-pub static PACKET_OBJECT: Option<&'static [u8]> = None;
+/// The same for the programs of the packet datapath.
+pub static PACKET_OBJECT: Option<&'static [u8]> = include!(concat!(env!("OUT_DIR"), "/packet_object.rs"));
 
 /// The loaded and tested fast path.
 pub struct FastPath {

@@ -4,6 +4,7 @@
 //! was; what there is now is then read anew, which is simpler than to follow what the messages say.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -15,11 +16,11 @@ use aya::programs::{Program, SchedClassifier};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
-use nix::net::if_::InterfaceFlags;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::PacketPath;
 use crate::fastpath::unavailable::LoadError;
@@ -40,6 +41,23 @@ pub(super) fn load(programs: &mut Ebpf) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// The kernel tells a program its routes only if the device that the packet is said to come from forwards. For packets of
+/// this host that is loopback, where the setting has no other effect: what comes from there is never forwarded.
+pub(super) fn let_routes_be_asked() {
+    for family in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{family}/conf/lo/forwarding");
+        let set = match fs::read_to_string(&path) {
+            Ok(value) if value.trim() == "1" => Ok(()),
+            Ok(_) => fs::write(&path, "1"),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = set {
+            // Then packets leave through the device that has the leg's address.
+            info!(path, "the packet datapath cannot follow the routes, for this cannot be set to 1: {error}");
+        }
+    }
+}
+
 fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
     match programs.program_mut(name) {
         Some(Program::SchedClassifier(program)) => Some(program),
@@ -54,7 +72,7 @@ struct Present {
     devices: HashMap<u32, (String, &'static str)>,
     /// The indexes of all devices, whether they can be attached to or not.
     all: HashSet<u32>,
-    locals: HashSet<IpAddr>,
+    locals: HashMap<IpAddr, u32>,
 }
 
 impl PacketPath {
@@ -146,7 +164,8 @@ fn present() -> io::Result<Present> {
             (_, Some(v6)) => IpAddr::V6(v6.ip()),
             _ => continue,
         };
-        present.locals.insert(ip);
+        let index = if_nametoindex(interface.interface_name.as_str()).unwrap_or(0);
+        present.locals.insert(ip, index);
         addressed.insert(interface.interface_name);
     }
     for (name, (index, program)) in kinds {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -54,6 +55,8 @@ pub struct Joining {
     facts: [LegFacts; 2],
     /// What each leg's sequence numbers are before its first byte: the peer's and this side's.
     origins: [(u32, u32); 2],
+    /// The device that leads to each leg's peer, and whether the leg is bound to it.
+    devices: [(u32, bool); 2],
     /// The legs' clocks, read at this time.
     clocks: [u32; 2],
     clocks_read_at: Duration,
@@ -89,6 +92,11 @@ impl PacketPath {
         };
         eligible(&client_facts, &target_facts)?;
 
+        let device = |leg, local: SocketAddr| match repair::bound_device(leg)? {
+            Some(device) => Ok((device, true)),
+            None => Ok((self.device_of(local.ip()).unwrap_or(0), false)),
+        };
+        let devices = [device(legs[0], client.0).map_err(kernel)?, device(legs[1], target.0).map_err(kernel)?];
         let clocks_read_at = now();
         let [client_stand, target_stand] = [stand(legs[0], books[0]), stand(legs[1], books[1])];
         let (client_stand, target_stand) = (client_stand.map_err(kernel)?, target_stand.map_err(kernel)?);
@@ -100,6 +108,7 @@ impl PacketPath {
             keys: [client, target].map(|(local, peer)| tuple(peer, local)),
             facts: [client_facts, target_facts],
             origins: [client_stand.origins, target_stand.origins],
+            devices,
             clocks: [client_stand.clock, target_stand.clock],
             clocks_read_at,
             taken,
@@ -142,6 +151,8 @@ impl Joining {
     pub fn arm(&mut self, legs: [BorrowedFd<'_>; 2], books: [Books; 2], unseen: bool) -> io::Result<Stand> {
         let joint = self.joint();
         if joint.change(phase::WATCHED, phase::PREPARED).is_err() {
+            // A packet came of which the programs cannot say how far it reaches. By the next time it has been received.
+            joint.back_to_watched();
             return Ok(Stand::Restless);
         }
         // From here on whatever a socket takes in is either seen in `passed` or makes the joint dirty.
@@ -192,6 +203,8 @@ impl Joining {
                     window_scales: (self.facts[side].window_scale_in, self.facts[1 - side].window_scale_out),
                     is_ipv6: self.facts[side].is_ipv6,
                     clock: self.clocks[1 - side],
+                    device: self.devices[1 - side].0,
+                    is_bound: self.devices[1 - side].1,
                 },
             );
         }

@@ -13,6 +13,10 @@ use crate::fastpath::mapped::{Mapped, field};
 const GENERATION: u64 = !0 << 32;
 const NEXT_GENERATION: u64 = 1 << 32;
 
+/// The largest window that this host's sockets may have announced before the joint, in bytes: the kernel's default limit of
+/// receive buffers (`net.ipv4.tcp_rmem`) is 6 MiB. It is only what is plausible.
+const ANNOUNCED: u64 = 16 << 20;
+
 /// A joint of the mapping.
 #[derive(Clone, Copy)]
 pub(super) struct JointCell<'a> {
@@ -31,6 +35,9 @@ pub(super) struct Plan {
     pub(super) window_scales: (u8, u8),
     pub(super) is_ipv6: bool,
     pub(super) clock: u32,
+    /// The device that leads to the other peer, and whether packets have to leave through it.
+    pub(super) device: u32,
+    pub(super) is_bound: bool,
 }
 
 /// What the programs know of a leg's peer.
@@ -122,6 +129,9 @@ impl<'a> JointCell<'a> {
             (&raw mut (*leg).window_scale_out).write_volatile(plan.window_scales.1);
             (&raw mut (*leg).is_ipv6).write_volatile(u8::from(plan.is_ipv6));
             (&raw mut (*leg).clock).write_volatile(plan.clock);
+            (&raw mut (*leg).device).write_volatile(plan.device);
+            (&raw mut (*leg).is_bound).write_volatile(u8::from(plan.is_bound));
+            (&raw mut (*leg).window).write_volatile(ANNOUNCED);
         }
     }
 
@@ -137,9 +147,11 @@ impl<'a> JointCell<'a> {
         field!(self.joint, live_at, AtomicU64).store(at, Ordering::Relaxed);
     }
 
-    /// Whether the client was the first to end.
+    /// Whether the client was the first to end its direction, or to reset.
     pub(super) fn is_clients_end(self) -> bool {
-        true
+        let [client, target] =
+            [0, 1].map(|side| field!(self.joint, legs[side].ended_at, AtomicU64).load(Ordering::Acquire));
+        client != 0 && (target == 0 || client <= target)
     }
 
     /// Packets dropped because they could not be sent on.

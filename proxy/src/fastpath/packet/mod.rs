@@ -60,8 +60,8 @@ pub struct PacketPath {
     slots: Mutex<Slots>,
     /// Who is told about the joint with this index.
     owners: Mutex<Vec<Option<UnboundedSender<u32>>>>,
-    /// This host's own addresses: their packets cross no device.
-    locals: RwLock<HashSet<IpAddr>>,
+    /// This host's own addresses, which cross no device among themselves, with the index of the device that has them.
+    locals: RwLock<std::collections::HashMap<IpAddr, u32>>,
     events: Mutex<Option<RingBuf<MapData>>>,
     /// The indexes of the devices that have a program.
     attached: Mutex<HashSet<u32>>,
@@ -81,6 +81,7 @@ impl PacketPath {
             return Err(Unavailable::NoCapability { missing });
         }
         let path = Self::load(object, sessions).map_err(|source| Unavailable::LoadFailed { source })?;
+        devices::let_routes_be_asked();
         path.attach_devices();
         Ok(Arc::new(path))
     }
@@ -145,7 +146,12 @@ impl PacketPath {
     }
 
     fn is_local(&self, address: IpAddr) -> bool {
-        address.is_loopback() || self.locals.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
+        address.is_loopback() || self.device_of(address).is_some()
+    }
+
+    /// The index of the device that has this address of this host's.
+    fn device_of(&self, address: IpAddr) -> Option<u32> {
+        self.locals.read().unwrap_or_else(PoisonError::into_inner).get(&address).copied()
     }
 
     fn lock_legs(&self) -> MutexGuard<'_, HashMap<MapData, Key, LegRef>> {
