@@ -219,6 +219,21 @@ impl PacketCounter {
         Self::Failed,
     ];
 
+    /// What happened to the packet, as a stable word.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Passed => "passed",
+            Self::OutOfWindow => "out_of_window",
+            Self::Untranslatable => "untranslatable",
+            Self::NoRoute => "no_route",
+            Self::Dead => "dead",
+            Self::IcmpTranslated => "icmp_translated",
+            Self::EventLost => "event_lost",
+            Self::Failed => "failed",
+        }
+    }
+
     /// The slots of the array.
     pub const COUNT: u32 = Self::ALL.len() as u32;
 }

@@ -51,12 +51,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let shared = Arc::new(Shared::new(config, workers));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(shared.config.datapath.limits);
-    let unavailable = fastpath.as_ref().err().copied();
+    let packet = start_packet(&shared.config);
     if let Some(address) = admin_address {
-        admin::start(address, Arc::clone(&shared), phase_changes.clone(), unavailable).await?;
+        let kernel =
+            admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
+        admin::start(address, Arc::clone(&shared), phase_changes.clone(), kernel).await?;
     }
 
-    let ways = Ways { sockmap: fastpath.ok(), packet: start_packet(&shared.config) };
+    let ways = Ways { sockmap: fastpath.ok(), packet: packet.ok() };
     let mut running = FuturesUnordered::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
         running.push(worker::start(index, sockets, Arc::clone(&shared), ways.clone(), phase_changes.clone())?);
@@ -159,18 +161,20 @@ fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
     }
 }
 
-/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had.
-fn start_packet(config: &Config) -> Option<Arc<PacketPath>> {
+/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had;
+/// else the code of the reason.
+fn start_packet(config: &Config) -> Result<Arc<PacketPath>, &'static str> {
     let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
     let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
     if sessions == 0 {
-        return None;
+        return Err("not_wanted");
     }
     let path = match PacketPath::start(sessions) {
         Ok(path) => path,
         Err(reason) => {
-            warn!(code = reason.reason(), "packet datapath: not available ({})", reason.chain());
-            return None;
+            let code = reason.reason();
+            warn!(code, "packet datapath: not available ({})", reason.chain());
+            return Err(code);
         }
     };
     info!("packet datapath: loaded");
@@ -185,7 +189,7 @@ fn start_packet(config: &Config) -> Option<Arc<PacketPath>> {
             error!("new network devices are no longer seen: {error}");
         }
     });
-    Some(path)
+    Ok(path)
 }
 
 /// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.

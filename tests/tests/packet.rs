@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::thread;
 
 use anyhow::{Result, ensure};
-use landbridge_tests::targets::Scripted;
+use landbridge_tests::targets::{Echo, Scripted};
 use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt};
 
 const MESSAGE: [u8; 100] = [b'm'; 100];
@@ -38,6 +39,43 @@ fn busy_messages_are_joined() -> Result<()> {
         daemon.stop()?;
     }
     Ok(())
+}
+
+#[test]
+fn joining_under_load_costs_nobody_a_retransmission_timeout() -> Result<()> {
+    const CLIENTS: u64 = 64;
+    const MANY: u64 = 300;
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let before = timeouts(&net)?;
+    thread::scope(|scope| {
+        let client = |_| {
+            let mut stream = net.client.connect(daemon.v4())?;
+            ask(&mut stream, MANY)
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        clients.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
+    })?;
+    let metrics = daemon.metrics()?;
+    let joins = metrics.value("landbridge_datapath_joins_total", &[]);
+    let after = timeouts(&net)?;
+    ensure!(joins == CLIENTS as f64, "{joins} joins\n{}", metrics.lines("landbridge_packet_packets_total"));
+    ensure!(
+        before == after,
+        "timeouts {before:?} became {after:?}\n{}",
+        metrics.lines("landbridge_packet_packets_total")
+    );
+    daemon.stop().map(drop)
+}
+
+/// Retransmission timeouts and retransmitted segments of all connections of the client, the proxy and the target.
+fn timeouts(net: &Net) -> Result<Vec<(u64, u64)>> {
+    let hosts = [&net.client, &net.proxy, &net.targets[0]];
+    hosts
+        .map(|host| Ok((host.counter("TcpExt", "TCPTimeouts")?, host.counter("Tcp", "RetransSegs")?)))
+        .into_iter()
+        .collect()
 }
 
 fn start<T: Send + 'static>(net: &Net, target: &Scripted<T>, datapath: &str) -> Result<Daemon> {

@@ -63,7 +63,8 @@ impl Vigil {
 
     /// Judges by what is known of the client and the target at `now`; to be asked about once a second.
     pub fn look(&mut self, signs: [Sign; 2], now: Duration) -> Verdict {
-        let moved = signs[0].bytes + signs[1].bytes;
+        // The end of a direction is as good as a byte.
+        let moved = signs.iter().map(|sign| sign.bytes + u64::from(sign.has_ended)).sum();
         if moved != self.moved {
             self.moved = moved;
             self.moved_at = now;
@@ -127,7 +128,8 @@ mod tests {
         let mut vigil = Vigil::new(VigilRules { idle: Some(s(100)), half_close: Some(s(5)), ..RULES }, s(0));
         let sign = |has_ended| [Sign::default(), Sign { has_ended, ..Sign::default() }];
         assert_eq!(vigil.look(sign(false), s(50)), Verdict::Keep);
-        assert_eq!(vigil.look(sign(true), s(50)), Verdict::End(SessionEnd::HalfCloseTimeout));
+        assert_eq!(vigil.look(sign(true), s(51)), Verdict::Keep, "it has just ended");
+        assert_eq!(vigil.look(sign(true), s(56)), Verdict::End(SessionEnd::HalfCloseTimeout));
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! `/metrics`: the counters of the data plane, summed over the workers when somebody asks.
 
+use std::sync::Arc;
+
+use landbridge_common::packet::PacketCounter;
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::join::NotJoined;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
+use super::Kernel;
+use crate::fastpath::packet::PacketPath;
 use crate::net::dial::FailureReason;
 use crate::shared::Shared;
 use crate::stats::{Carrier, Direction, Ends};
@@ -13,24 +18,31 @@ use crate::stats::{Carrier, Direction, Ends};
 /// The Prometheus registry of this process.
 pub(super) struct Metrics {
     recorder: PrometheusRecorder,
+    packet: Option<Arc<PacketPath>>,
 }
 
 impl Metrics {
-    /// `unavailable`: the code of the reason why there is no fast path, if there is none.
-    pub(super) fn new(unavailable: Option<&'static str>) -> Self {
+    pub(super) fn new(kernel: Kernel) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
             describe();
             gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-            let available = if unavailable.is_none() { 1.0 } else { 0.0 };
-            gauge!("landbridge_fastpath_available", "reason" => unavailable.unwrap_or("none")).set(available);
+            let packet = kernel.packet.as_ref().map(drop).map_err(|code| *code);
+            for (name, available) in
+                [("landbridge_fastpath_available", kernel.sockmap), ("landbridge_packet_available", packet)]
+            {
+                gauge!(name, "reason" => available.err().unwrap_or("none")).set(u8::from(available.is_ok()));
+            }
         });
-        Self { recorder }
+        Self { recorder, packet: kernel.packet.ok() }
     }
 
     /// The current values as Prometheus text.
     pub(super) fn render(&self, shared: &Shared) -> String {
-        with_local_recorder(&self.recorder, || publish(shared));
+        with_local_recorder(&self.recorder, || {
+            publish(shared);
+            self.packet.as_deref().map(publish_packets);
+        });
         self.recorder.handle().render()
     }
 }
@@ -58,6 +70,12 @@ fn describe() {
         "landbridge_datapath_fallbacks_total",
         "Sessions or directions that a datapath refused, and that went on in another one, by reason."
     );
+    describe_gauge!("landbridge_packet_available", "1 if the packet datapath works, else 0 and the reason.");
+    describe_counter!(
+        "landbridge_packet_packets_total",
+        "Packets of watched and joined sessions, by what became of them. One that the kernel put together counts once."
+    );
+    describe_gauge!("landbridge_packet_joints", "Sessions that are watched, joined, or linger after their end.");
     describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
     describe_counter!("landbridge_datapath_promotion_failures_total", "Directions that the kernel refused.");
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
@@ -126,6 +144,16 @@ fn publish(shared: &Shared) {
             gauge!("landbridge_target_weight", &labels).set(target.weight);
         }
     }
+}
+
+/// What the programs of the packet datapath did.
+fn publish_packets(path: &PacketPath) {
+    for what in PacketCounter::ALL {
+        if let Ok(count) = path.count(what) {
+            counter!("landbridge_packet_packets_total", "verdict" => what.code()).absolute(count);
+        }
+    }
+    gauge!("landbridge_packet_joints").set(path.sessions());
 }
 
 /// One series per end that was seen: most never are.

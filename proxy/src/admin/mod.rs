@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
+use crate::fastpath::packet::PacketPath;
 use crate::shared::Shared;
 use crate::worker::Phase;
 use metrics::Metrics;
@@ -49,17 +50,22 @@ struct Admin {
     metrics: Metrics,
 }
 
-/// Binds `address` and serves it for as long as the runtime lives. `unavailable`: the code of the reason why there is no
-/// fast path, if there is none.
+/// The ways through the kernel, or the codes of the reasons why there are none.
+pub(crate) struct Kernel {
+    pub(crate) sockmap: Result<(), &'static str>,
+    pub(crate) packet: Result<Arc<PacketPath>, &'static str>,
+}
+
+/// Binds `address` and serves it for as long as the runtime lives.
 pub(crate) async fn start(
     address: SocketAddr,
     shared: Arc<Shared>,
     phase: watch::Receiver<Phase>,
-    unavailable: Option<&'static str>,
+    kernel: Kernel,
 ) -> Result<(), AdminError> {
     let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
     info!(%address, "admin address: /metrics /livez /readyz");
-    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new(unavailable) });
+    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new(kernel) });
     tokio::spawn(async move {
         loop {
             match listener.accept().await {

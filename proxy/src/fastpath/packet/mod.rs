@@ -23,9 +23,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, MapData, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
-use landbridge_common::packet::{Joint, LegRef, Tuple};
+use landbridge_common::packet::{Joint, LegRef, PacketCounter, Tuple};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::joined::{Ending, Joined};
@@ -44,6 +44,7 @@ pub use super::PACKET_OBJECT as OBJECT;
 const LEGS: &str = "LEGS";
 const JOINTS: &str = "JOINTS";
 const EVENTS: &str = "PACKET_EVENTS";
+const COUNTERS: &str = "PACKET_COUNTERS";
 
 /// A leg's name in the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,7 @@ pub struct PacketPath {
     /// This host's own addresses, which cross no device among themselves, with the index of the device that has them.
     locals: RwLock<std::collections::HashMap<IpAddr, u32>>,
     events: Mutex<Option<RingBuf<MapData>>>,
+    counters: PerCpuArray<MapData, u64>,
     /// The indexes of the devices that have a program.
     attached: Mutex<HashSet<u32>>,
     // Owns the programs and their attachments.
@@ -104,6 +106,7 @@ impl PacketPath {
             owners: Mutex::new(Vec::new()),
             locals: RwLock::default(),
             events: Mutex::new(Some(take(&mut programs, EVENTS)?)),
+            counters: take(&mut programs, COUNTERS)?,
             attached: Mutex::default(),
             programs: Mutex::new(programs),
         })
@@ -112,6 +115,15 @@ impl PacketPath {
     /// Sessions that are watched, armed, joined or lingering now.
     pub fn sessions(&self) -> u32 {
         self.lock_slots().taken()
+    }
+
+    /// What the programs have done with packets of watched and joined sessions since the start, all CPUs together.
+    ///
+    /// # Errors
+    /// The kernel refused to read the map.
+    pub fn count(&self, what: PacketCounter) -> Result<u64, MapError> {
+        let values = self.counters.get(&(what as u32), 0).map_err(refused(COUNTERS))?;
+        Ok(values.iter().sum())
     }
 
     fn joint(&self, index: u32) -> JointCell<'_> {

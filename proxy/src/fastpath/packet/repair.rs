@@ -34,9 +34,14 @@ pub(super) struct Sequences {
     pub(super) received: u32,
     /// The one that this side's next byte would have (`write_seq`).
     pub(super) sent: u32,
-    /// The clock of this side's timestamps, one step a millisecond.
+    /// The clock of this side's timestamps, one step a millisecond: at least what it is, and at most 4 ms more.
     pub(super) clock: u32,
 }
+
+/// What the clock is set ahead. The kernel clears the lowest bit of what it tells (it marks clocks of microseconds), and
+/// whoever continues the clock with another one's steps loses up to two more to rounding. A receiver takes a timestamp that
+/// is one step back and drops the packet if it is two (PAWS, RFC 7323).
+const AHEAD: u32 = 3;
 
 /// Asks for them. Packets that arrive meanwhile are received as ever.
 pub(super) fn sequences(socket: BorrowedFd<'_>) -> io::Result<Sequences> {
@@ -47,7 +52,7 @@ pub(super) fn sequences(socket: BorrowedFd<'_>) -> io::Result<Sequences> {
             number(socket, TCP_QUEUE_SEQ)
         };
         let (received, sent) = (queue(RECEIVE_QUEUE)?, queue(SEND_QUEUE)?);
-        Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)? })
+        Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)?.wrapping_add(AHEAD) })
     };
     let read: io::Result<Sequences> = read();
     repair(socket, OFF)?;
