@@ -15,6 +15,7 @@ mod flow;
 mod gate;
 mod limits;
 mod maps;
+mod overlap;
 mod tcp;
 mod verdict;
 

@@ -123,7 +123,13 @@ impl Part {
             4..7 => Reader::Slow,
             _ => Reader::Stopping { after: 0, pause: Duration::from_millis(random.random_range(200..1_200)) },
         };
-        Self { length, stream: random.random(), reader, small_buffers: random.random_bool(0.2), rhythm: random.random() }
+        Self {
+            length,
+            stream: random.random(),
+            reader,
+            small_buffers: random.random_bool(0.2),
+            rhythm: random.random(),
+        }
     }
 }
 

@@ -14,13 +14,7 @@ const PROMOTIONS: &str = "landbridge_datapath_promotions_total";
 const DOUBTS: &str = "landbridge_integrity_resets_total";
 
 /// Compares the daemon's counters with what the two ends of all sessions saw.
-pub(crate) fn judge(
-    daemon: &Daemon,
-    crowd: &Crowd,
-    outcomes: &Outcomes,
-    datapath: &str,
-    limits: Limits,
-) -> Result<()> {
+pub(crate) fn judge(daemon: &Daemon, crowd: &Crowd, outcomes: &Outcomes, datapath: &str, limits: Limits) -> Result<()> {
     let metrics = eventually("all sessions have ended", || {
         let metrics = daemon.metrics()?;
         let ended = metrics.value(ENDS, &[]);

@@ -49,7 +49,8 @@ impl Limits {
                 let [soft, bulk, splice] = [size(11), size(11), size(7)];
                 let hard = soft << random.random_range(0..=4);
                 let mut number = |most: u32| random.random_range(1..=most).to_string();
-                let [splice_after, copy_after, promote_after, reluctance] = [number(4), number(8), number(6), number(8)];
+                let [splice_after, copy_after, promote_after, reluctance] =
+                    [number(4), number(8), number(6), number(8)];
                 let gap = random.random_range(0..8);
                 line_up([
                     ("splice_size", &format!("\"{splice}KiB\"")),
