@@ -16,13 +16,13 @@ use crate::{Ending, SocketExt};
 /// How far an end got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// The session's number; `None` at a target that was reset before it learned it.
+    /// The session's number; `None` at a target that ended before it learned it.
     pub session: Option<u64>,
     /// Bytes that its kernel took, the session's number included.
     pub sent: u64,
     /// Bytes that it received and that were right, the session's number included.
     pub received: u64,
-    /// How it ended. [`Ending::Closed`]: everything was sent and received, both ways.
+    /// How it ended. [`Ending::Closed`]: everything that there was to send and to receive was.
     pub ending: Ending,
 }
 
@@ -159,6 +159,10 @@ impl End {
             Role::Target => (&mut self.readable, self.stream.read(&mut self.number[self.named..])),
         };
         match moved {
+            // Its client was reset while the proxy connected. Nothing is missing in a stream that never began.
+            Ok(0) if self.role == Role::Target && self.named == 0 => {
+                return Ok(Step::Over(self.nameless(Ending::Closed)));
+            }
             Ok(0) => bail!("it ended in order before its number was complete"),
             Ok(moved) => self.named += moved,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
@@ -167,8 +171,7 @@ impl End {
             }
             // Its client was to reset it: which one that was nobody knows.
             Err(error) if is_reset(&error) && self.role == Role::Target => {
-                let received = self.named as u64;
-                return Ok(Step::Over(Outcome { session: None, sent: 0, received, ending: Ending::Reset }));
+                return Ok(Step::Over(self.nameless(Ending::Reset)));
             }
             Err(error) => return Err(error).context("its number"),
         }
@@ -182,6 +185,11 @@ impl End {
         }
         self.conversation = Some(conversation);
         Ok(Step::Again)
+    }
+
+    /// The outcome of a target that did not learn whose it is.
+    fn nameless(&self, ending: Ending) -> Outcome {
+        Outcome { session: None, sent: 0, received: self.named as u64, ending }
     }
 }
 

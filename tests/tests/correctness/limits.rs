@@ -46,7 +46,7 @@ impl Limits {
             ]),
             Self::Random => {
                 let mut size = |most: u32| 1_u64 << random.random_range(0..=most);
-                let [soft, bulk, splice] = [size(11), size(11), size(7)];
+                let [soft, bulk, splice] = [size(11), size(11), size(5)];
                 let hard = soft << random.random_range(0..=4);
                 let mut number = |most: u32| random.random_range(1..=most).to_string();
                 let [splice_after, copy_after, promote_after, reluctance] =

@@ -22,6 +22,9 @@ use network::Network;
 /// Sessions at once.
 const SESSIONS: u64 = 120;
 
+/// How often `--long` runs each combination, each time with another seed.
+const ROUNDS: usize = 2;
+
 /// Where the targets listen.
 const PORT: u16 = 9000;
 
@@ -67,11 +70,11 @@ datapaths!(auto, sockmap, splice, copy);
 fn exchange_all(datapath: &str, network: Network, quick: Limits) -> Result<()> {
     let mut seed = seed()?;
     let limits = match env::var_os("LANDBRIDGE_LONG") {
-        Some(_) => limits::ALL.as_slice(),
-        None => &[quick],
+        Some(_) => limits::ALL.repeat(ROUNDS),
+        None => vec![quick],
     };
     let net = network.lay_out(seed)?;
-    for &limits in limits {
+    for limits in limits {
         println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {datapath}, {network:?}, {limits:?}");
         let run = exchange(datapath, &net, limits, seed);
         run.with_context(|| format!("LANDBRIDGE_SEED={seed}, {datapath}, {network:?}, {limits:?}"))?;
