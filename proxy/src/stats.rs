@@ -10,6 +10,7 @@ use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 
 use crate::config::Config;
+use crate::fastpath::Fallback;
 use crate::net::dial::FailureReason;
 
 /// Which way bytes go.
@@ -143,8 +144,8 @@ pub struct RouteCell {
     failures: [Counter; FailureReason::ALL.len()],
     /// Directions that were handed to the kernel.
     pub promotions: Counter,
-    /// Directions that the kernel refused.
-    pub promotion_failures: Counter,
+    /// Directions that the kernel did not take, in the order of [`Fallback::ALL`].
+    fallbacks: [Counter; Fallback::ALL.len()],
     /// Directions that came back from the kernel, in the order of [`Demotion::ALL`].
     demotions: [Counter; Demotion::ALL.len()],
     /// Bytes read from one leg for the other, by direction and carrier.
@@ -157,6 +158,11 @@ impl RouteCell {
     /// Failed connects for `reason`.
     pub fn failures(&self, reason: FailureReason) -> &Counter {
         &self.failures[reason as usize]
+    }
+
+    /// Directions that stayed in user space because of `why`.
+    pub fn fallbacks(&self, why: Fallback) -> &Counter {
+        &self.fallbacks[why as usize]
     }
 
     /// Directions that came back from the kernel because of `why`.

@@ -5,6 +5,7 @@ use landbridge_core::end::SessionEnd;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
+use crate::fastpath::Fallback;
 use crate::net::dial::FailureReason;
 use crate::shared::Shared;
 use crate::stats::{Carrier, Direction, Ends};
@@ -53,7 +54,10 @@ fn describe() {
     );
     describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
     describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
-    describe_counter!("landbridge_datapath_promotion_failures_total", "Directions that the kernel refused.");
+    describe_counter!(
+        "landbridge_datapath_fallbacks_total",
+        "Directions that stayed in user space because the datapath did not take them, by reason."
+    );
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
     describe_gauge!("landbridge_target_sessions", "Sessions that the target has now.");
     describe_gauge!("landbridge_target_weight", "The target's weight inside its group.");
@@ -89,8 +93,11 @@ fn publish(shared: &Shared) {
             }
             let promotions = cells.iter().map(|cell| cell.promotions.get()).sum();
             counter!("landbridge_datapath_promotions_total", &labels).absolute(promotions);
-            let refused = cells.iter().map(|cell| cell.promotion_failures.get()).sum();
-            counter!("landbridge_datapath_promotion_failures_total", &labels).absolute(refused);
+            for why in Fallback::ALL {
+                let fallbacks = cells.iter().map(|cell| cell.fallbacks(why).get()).sum();
+                let labels = with(&labels, [("datapath", Carrier::Sockmap.label()), ("reason", why.code())]);
+                counter!("landbridge_datapath_fallbacks_total", &labels).absolute(fallbacks);
+            }
             for direction in Direction::ALL {
                 for carrier in Carrier::ALL {
                     let bytes = cells.iter().map(|cell| cell.bytes(direction, carrier).get()).sum();
