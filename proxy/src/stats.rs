@@ -12,6 +12,7 @@ use landbridge_core::join::NotJoined;
 use landbridge_core::select::TargetId;
 
 use crate::config::Config;
+use crate::fastpath::Fallback;
 use crate::net::dial::FailureReason;
 
 /// Which way bytes go.
@@ -155,8 +156,8 @@ pub struct RouteCell {
     failures: [Counter; FailureReason::ALL.len()],
     /// Directions that were handed to the kernel.
     pub promotions: Counter,
-    /// Directions that the kernel refused.
-    pub promotion_failures: Counter,
+    /// Directions that the kernel did not take, in the order of [`Fallback::ALL`].
+    fallbacks: [Counter; Fallback::ALL.len()],
     /// Sessions that were joined.
     pub joins: Counter,
     /// Sessions that were not, in the order of [`NotJoined::ALL`].
@@ -178,6 +179,11 @@ impl RouteCell {
     /// Sessions that were not joined because of `why`.
     pub fn not_joined(&self, why: NotJoined) -> &Counter {
         &self.not_joined[why as usize]
+    }
+
+    /// Directions that stayed in user space because of `why`.
+    pub fn fallbacks(&self, why: Fallback) -> &Counter {
+        &self.fallbacks[why as usize]
     }
 
     /// Directions that came back from the kernel because of `why`.

@@ -13,6 +13,7 @@ pub(crate) const ADMIN: &str = "127.0.0.1:9900";
 #[derive(Debug, Clone)]
 pub struct Config {
     runtime: String,
+    datapath: String,
     bind: Vec<String>,
     listener: String,
     listener_tcp: String,
@@ -33,6 +34,7 @@ impl Config {
     pub fn new(groups: impl IntoIterator<Item = Group>) -> Self {
         Self {
             runtime: String::new(),
+            datapath: String::new(),
             bind: vec![format!("0.0.0.0:{LISTENER_PORT}")],
             listener: String::new(),
             listener_tcp: String::new(),
@@ -48,6 +50,12 @@ impl Config {
     /// Adds a line to `[runtime]`.
     pub fn runtime(mut self, line: &str) -> Self {
         add(&mut self.runtime, line);
+        self
+    }
+
+    /// Adds a line to `[datapath]`.
+    pub fn datapath(mut self, line: &str) -> Self {
+        add(&mut self.datapath, line);
         self
     }
 
@@ -104,6 +112,7 @@ impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
         write!(f, "[runtime]\n{}\n[admin]\nlisten = \"{ADMIN}\"\n\n", self.runtime)?;
+        write!(f, "[datapath]\n{}\n", self.datapath)?;
         write!(f, "[[listener]]\nname = \"main\"\nbind = {:?}\ngroups = {names:?}\n{}\n", self.bind, self.listener)?;
         write!(f, "[listener.tcp]\n{}\n", self.listener_tcp)?;
         self.groups.iter().try_for_each(|group| group.fmt(f))

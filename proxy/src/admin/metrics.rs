@@ -10,6 +10,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recor
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::Kernel;
+use crate::fastpath::Fallback;
 use crate::fastpath::packet::PacketPath;
 use crate::net::dial::FailureReason;
 use crate::shared::Shared;
@@ -77,7 +78,6 @@ fn describe() {
     );
     describe_gauge!("landbridge_packet_joints", "Sessions that are watched, joined, or linger after their end.");
     describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
-    describe_counter!("landbridge_datapath_promotion_failures_total", "Directions that the kernel refused.");
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
     describe_gauge!("landbridge_target_sessions", "Sessions that the target has now.");
     describe_gauge!("landbridge_target_weight", "The target's weight inside its group.");
@@ -113,16 +113,17 @@ fn publish(shared: &Shared) {
             }
             let promotions = cells.iter().map(|cell| cell.promotions.get()).sum();
             counter!("landbridge_datapath_promotions_total", &labels).absolute(promotions);
-            let refused = cells.iter().map(|cell| cell.promotion_failures.get()).sum();
-            counter!("landbridge_datapath_promotion_failures_total", &labels).absolute(refused);
             let joins = cells.iter().map(|cell| cell.joins.get()).sum();
             counter!("landbridge_datapath_joins_total", &labels).absolute(joins);
-            for reason in NotJoined::ALL {
-                let count: u64 = cells.iter().map(|cell| cell.not_joined(reason).get()).sum();
-                if count > 0 {
-                    let labels = with(&labels, [("reason", reason.code())]);
-                    counter!("landbridge_datapath_fallbacks_total", &labels).absolute(count);
-                }
+            let of_directions = Fallback::ALL.map(|why| {
+                (Carrier::Sockmap, why.code(), cells.iter().map(|cell| cell.fallbacks(why).get()).sum::<u64>())
+            });
+            let of_sessions = NotJoined::ALL.map(|why| {
+                (Carrier::Packet, why.code(), cells.iter().map(|cell| cell.not_joined(why).get()).sum::<u64>())
+            });
+            for (datapath, reason, count) in of_directions.into_iter().chain(of_sessions) {
+                let labels = with(&labels, [("datapath", datapath.label()), ("reason", reason)]);
+                counter!("landbridge_datapath_fallbacks_total", &labels).absolute(count);
             }
             for direction in Direction::ALL {
                 for carrier in Carrier::ALL {

@@ -57,10 +57,16 @@ impl Engine {
         let types = fs::read(kernel::BTF).map_err(LoadError::TypesUnreadable)?;
         let bytes_acked = btf::offset_of(&types, "tcp_sock", "bytes_acked")?;
         let rcv_nxt = btf::offset_of(&types, "tcp_sock", "rcv_nxt")?;
+        let copied_seq = btf::offset_of(&types, "tcp_sock", "copied_seq")?;
+        // The verdict takes a packet's sequence number for the first word that it sees of the control block.
+        for (structure, field) in [("tcp_skb_cb", "seq"), ("sk_skb_cb", "data")] {
+            btf::first(&types, structure, field)?;
+        }
         let capacity = limits.budget.saturating_add(slots::RESERVE).min(MAX_FLOWS);
         let mut programs = EbpfLoader::new()
             .override_global("BYTES_ACKED", &bytes_acked, true)
             .override_global("RCV_NXT", &rcv_nxt, true)
+            .override_global("COPIED_SEQ", &copied_seq, true)
             .map_max_entries(maps::FLOWS, capacity)
             .load(object)?;
 

@@ -28,6 +28,8 @@ pub struct Counters {
     pub gate_dropped: u64,
     /// Alarms that found the ring buffer full; the daemon then looked at every flow.
     pub alarm_lost: u64,
+    /// Packets that repeated bytes before new ones; what they repeated was cut off.
+    pub overlapping: u64,
 }
 
 impl Counters {
@@ -41,6 +43,7 @@ impl Counters {
             no_peer: self.no_peer - earlier.no_peer,
             gate_dropped: self.gate_dropped - earlier.gate_dropped,
             alarm_lost: self.alarm_lost - earlier.alarm_lost,
+            overlapping: self.overlapping - earlier.overlapping,
         }
     }
 }
@@ -157,6 +160,7 @@ impl CounterMap {
             no_peer: self.one(Counter::NoPeer)?,
             gate_dropped: self.one(Counter::GateDropped)?,
             alarm_lost: self.one(Counter::AlarmLost)?,
+            overlapping: self.one(Counter::Overlapping)?,
         })
     }
 }

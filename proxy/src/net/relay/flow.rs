@@ -23,7 +23,7 @@ use tracing::debug;
 use super::pipe::Pipe;
 use super::socket::{try_recv, try_send};
 use super::{Buffers, Kernel};
-use crate::fastpath::{Alarm, FastPath, Promoted, Redirected};
+use crate::fastpath::{Alarm, Fallback, FastPath, Promoted, Redirected};
 use crate::net::hangup::Watch;
 use crate::net::leg::Leg;
 use crate::stats::{Carrier, Direction, Presence, RouteCell};
@@ -218,10 +218,11 @@ impl<'a> Flow<'a> {
         kernel: &Kernel,
         busy: &'a Cell<u32>,
     ) -> bool {
-        let promoted = kernel.hangups.watch(source).map_err(|error| ("watch", error.to_string())).and_then(|watch| {
-            let promoted = kernel.fastpath.promote(source, sink, self.life.given());
-            promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.reason(), error.to_string()))
-        });
+        let promoted =
+            kernel.hangups.watch(source).map_err(|error| (Fallback::Watch, error.to_string())).and_then(|watch| {
+                let promoted = kernel.fastpath.promote(source, sink, self.life.given());
+                promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.fallback(), error.to_string()))
+            });
         match promoted {
             Ok((promoted, watch)) => {
                 if !self.judge.may_demote() {
@@ -242,9 +243,9 @@ impl<'a> Flow<'a> {
                 }));
                 true
             }
-            Err((reason, error)) => {
-                debug!(reason, "a direction stays in user space: {error}");
-                self.cell.promotion_failures.add(1);
+            Err((why, error)) => {
+                debug!(reason = why.code(), "a direction stays in user space: {error}");
+                self.cell.fallbacks(why).add(1);
                 self.judge.refused();
                 self.life.on(Event::Refused);
                 false
