@@ -9,4 +9,5 @@ mod session;
 mod shared;
 pub mod stats;
 pub mod supervisor;
+mod target;
 mod worker;

@@ -3,6 +3,7 @@
 //! A session is one task of one worker. Cancelling it resets both legs and counts the session as drained.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,7 +51,8 @@ pub(crate) struct Account {
     pub(crate) cell: Arc<RouteCell>,
     /// How it ended, as far as is known.
     pub(crate) end: SessionEnd,
-    _lease: Lease,
+    /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
+    pub(crate) lease: Lease,
     _place: Place,
 }
 
@@ -91,12 +93,14 @@ impl Session<'_> {
         };
         beginning.end = None;
         let cell = Arc::clone(self.route(lease.id()));
-        let mut account = Account { cell, end: SessionEnd::Drained, _lease: lease, _place: place };
+        let mut account = Account { cell, end: SessionEnd::Drained, lease, _place: place };
         let listener = &self.worker.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
         let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
         let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, kernel, &account.cell);
-        account.end = relay.run().await;
+        // Pinned here, because a future that is passed by value is stored twice.
+        let relay = pin!(relay.run());
+        account.end = account.lease.cut().run_until_cancelled(relay).await.unwrap_or_else(|| account.lease.cut_end());
         account.end
     }
 
@@ -137,7 +141,7 @@ impl Session<'_> {
         let shared = &self.worker.shared;
         let mut tried = Vec::new();
         loop {
-            let selected = shared.select(self.listener, origin.source.ip(), &tried);
+            let selected = shared.select(self.listener, origin.source, &tried);
             self.log_refusal(selected.is_err() && tried.is_empty());
             let Ok(lease) = selected else {
                 return Err(if tried.is_empty() { SessionEnd::NoTarget } else { SessionEnd::ConnectFailed });
@@ -181,7 +185,7 @@ impl Session<'_> {
     /// Logs that connects to a target fail, or no longer do, once per change.
     fn log_connect(&self, id: TargetId, error: Option<&DialError>) {
         let shared = &self.worker.shared;
-        if shared.failing(id).set(error.is_some()) {
+        if shared.state(id).failing.set(error.is_some()) {
             let (group, target) = shared.target(id);
             match error {
                 Some(error) => warn!(group = group.name, target_name = target.name, "{error}"),

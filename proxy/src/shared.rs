@@ -1,16 +1,18 @@
-//! What all workers share: the configuration, whose turn it is, and the counters.
+//! What all workers share: one generation of the configuration, whose turn it is, and the counters.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use landbridge_core::end::SessionEnd;
 use landbridge_core::select::{GroupSpec, NoTarget, Selector, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
 use crate::stats::Stats;
+use crate::target::{Entry, Handle, TargetState, Transition};
 
 /// A running configuration.
 pub(crate) struct Shared {
@@ -20,29 +22,20 @@ pub(crate) struct Shared {
     /// together are weights and limits exact.
     selector: Mutex<Selector>,
     listeners: Vec<ListenerState>,
-    failing: Vec<Vec<Transition>>,
+    targets: Vec<Vec<Arc<TargetState>>>,
 }
 
 struct ListenerState {
+    name: Arc<str>,
     places: Arc<Semaphore>,
     refusing: Transition,
 }
 
-/// Tells whether something is true that was not before, so that it is logged once per change.
-#[derive(Default)]
-pub(crate) struct Transition(AtomicBool);
-
-impl Transition {
-    /// Whether `now` is a change.
-    pub(crate) fn set(&self, now: bool) -> bool {
-        // The plain load keeps the cache line shared while nothing changes.
-        self.0.load(Ordering::Relaxed) != now && self.0.swap(now, Ordering::Relaxed) != now
-    }
-}
-
 impl Shared {
     pub(crate) fn new(config: Config, workers: usize) -> Self {
-        let groups = config.groups.iter().map(group_spec).collect();
+        let targets: Vec<Vec<Arc<TargetState>>> =
+            config.groups.iter().map(|group| group.targets.iter().map(|_| Arc::default()).collect()).collect();
+        let groups = config.groups.iter().zip(&targets).map(|(group, targets)| group_spec(group, targets)).collect();
         let listeners = config.listeners.iter().map(|listener| listener.groups.clone()).collect();
         // The seed spreads the choices of several daemons; without a random one they are merely alike.
         let seed = SysRng.try_next_u64().unwrap_or_default();
@@ -53,11 +46,12 @@ impl Shared {
                 .listeners
                 .iter()
                 .map(|listener| ListenerState {
+                    name: listener.name.as_str().into(),
                     places: Arc::new(Semaphore::new(listener.max_connections as usize)),
                     refusing: Transition::default(),
                 })
                 .collect(),
-            failing: config.groups.iter().map(|g| g.targets.iter().map(|_| Transition::default()).collect()).collect(),
+            targets,
             config,
         }
     }
@@ -68,14 +62,11 @@ impl Shared {
     }
 
     /// Chooses a target and counts the session to it until the [`Lease`] is dropped.
-    pub(crate) fn select(
-        self: &Arc<Self>,
-        listener: usize,
-        client: IpAddr,
-        tried: &[TargetId],
-    ) -> Result<Lease, NoTarget> {
-        let id = self.selector().select(listener, client, tried)?;
-        Ok(Lease { shared: Arc::clone(self), id })
+    pub(crate) fn select(&self, listener: usize, client: SocketAddr, tried: &[TargetId]) -> Result<Lease, NoTarget> {
+        let id = self.selector().select(listener, client.ip(), tried)?;
+        let state = Arc::clone(self.state(id));
+        let handle = Handle::new(Arc::clone(&self.listeners[listener].name), client);
+        Ok(Lease { id, entry: state.enter(handle), state })
     }
 
     /// Whether some target of some listener can take a session now.
@@ -86,7 +77,7 @@ impl Shared {
 
     /// Sessions that `id` has now.
     pub(crate) fn sessions(&self, id: TargetId) -> u32 {
-        self.selector().sessions(id)
+        self.state(id).load.sessions()
     }
 
     /// The group and the target of `id`.
@@ -95,14 +86,14 @@ impl Shared {
         (group, &group.targets[id.target])
     }
 
+    /// What lives as long as the target `id`.
+    pub(crate) fn state(&self, id: TargetId) -> &Arc<TargetState> {
+        &self.targets[id.group][id.target]
+    }
+
     /// Whether `listener` refuses sessions for want of a target.
     pub(crate) fn refusing(&self, listener: usize) -> &Transition {
         &self.listeners[listener].refusing
-    }
-
-    /// Whether the last connect to `id` failed.
-    pub(crate) fn failing(&self, id: TargetId) -> &Transition {
-        &self.failing[id.group][id.target]
     }
 
     fn selector(&self) -> MutexGuard<'_, Selector> {
@@ -112,33 +103,47 @@ impl Shared {
 }
 
 /// A target with a session counted to it.
+#[derive(Debug)]
 pub(crate) struct Lease {
-    shared: Arc<Shared>,
     id: TargetId,
+    entry: Entry,
+    state: Arc<TargetState>,
 }
 
 impl Lease {
     pub(crate) fn id(&self) -> TargetId {
         self.id
     }
+
+    /// Cancelled when the session has to end for the sake of its target: whoever forwards its bytes resets both legs
+    /// then, and counts it as [`Self::cut_end`].
+    pub(crate) fn cut(&self) -> &CancellationToken {
+        self.entry.token()
+    }
+
+    /// How a session ends that was cut.
+    pub(crate) fn cut_end(&self) -> SessionEnd {
+        self.entry.end()
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.selector().release(self.id);
+        self.state.load.release();
     }
 }
 
-fn group_spec(group: &Group) -> GroupSpec {
-    let target = |target: &Target| TargetSpec {
+fn group_spec(group: &Group, states: &[Arc<TargetState>]) -> GroupSpec {
+    let target = |(target, state): (&Target, &Arc<TargetState>)| TargetSpec {
         address: target.address,
         weight: target.weight,
         max_sessions: target.max_connections,
+        load: Arc::clone(&state.load),
     };
     GroupSpec {
         tier: group.tier,
         weight: group.weight,
         balance: group.balance,
-        targets: group.targets.iter().map(target).collect(),
+        targets: group.targets.iter().zip(states).map(target).collect(),
     }
 }

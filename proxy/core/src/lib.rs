@@ -11,5 +11,7 @@ extern crate std;
 
 pub mod datapath;
 pub mod end;
+pub mod failover;
+pub mod health;
 pub mod life;
 pub mod select;
