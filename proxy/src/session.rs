@@ -17,7 +17,7 @@ use crate::net::dial::{DialError, dial};
 use crate::net::leg::Leg;
 use crate::net::proxy_protocol::{self, Origin};
 use crate::net::relay::{Relay, Settings};
-use crate::shared::Lease;
+use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Worker;
 
@@ -51,14 +51,18 @@ pub(crate) struct Account {
     pub(crate) cell: Arc<RouteCell>,
     /// How it ended, as far as is known.
     pub(crate) end: SessionEnd,
+    /// Whether the target sent a byte, as far as is known.
+    pub(crate) answered: bool,
     /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
     pub(crate) lease: Lease,
+    shared: Arc<Shared>,
     _place: Place,
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         self.cell.ends.of(self.end).add(1);
+        self.shared.session_ended(self.lease.id(), self.end, self.answered);
     }
 }
 
@@ -93,14 +97,20 @@ impl Session<'_> {
         };
         beginning.end = None;
         let cell = Arc::clone(self.route(lease.id()));
-        let mut account = Account { cell, end: SessionEnd::Drained, lease, _place: place };
+        let shared = Arc::clone(&self.worker.shared);
+        let mut account = Account { cell, end: SessionEnd::Drained, answered: false, lease, shared, _place: place };
         let listener = &self.worker.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
         let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
-        let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, kernel, &account.cell);
-        // Pinned here, because a future that is passed by value is stored twice.
-        let relay = pin!(relay.run());
-        account.end = account.lease.cut().run_until_cancelled(relay).await.unwrap_or_else(|| account.lease.cut_end());
+        let cell = Arc::clone(&account.cell);
+        let mut relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, kernel, &cell);
+        {
+            // Pinned here, because a future that is passed by value is stored twice.
+            let run = pin!(relay.run());
+            let end = account.lease.cut().run_until_cancelled(run).await;
+            account.end = end.unwrap_or_else(|| account.lease.cut_end());
+        }
+        account.answered = relay.answered();
         account.end
     }
 
@@ -157,6 +167,7 @@ impl Session<'_> {
                 Err(error) => {
                     route.failures(error.reason()).add(1);
                     self.log_connect(lease.id(), Some(&error));
+                    shared.connect_failed(lease.id(), error.reason());
                     tried.push(lease.id());
                     if tried.len() > group.dial.connect_retries as usize {
                         return Err(SessionEnd::ConnectFailed);

@@ -2,12 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use landbridge_core::end::SessionEnd;
-use landbridge_core::select::{GroupSpec, NoTarget, Selector, TargetId, TargetSpec};
+use landbridge_core::failover::GroupRules;
+use landbridge_core::health::{EjectRules, ProbeRules};
+use landbridge_core::pool::Pool;
+use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
@@ -20,7 +25,13 @@ pub(crate) struct Shared {
     pub(crate) stats: Stats,
     /// One lock for all choices: they take some hundred nanoseconds, happen once or twice in a session's life, and only
     /// together are weights and limits exact.
-    selector: Mutex<Selector>,
+    pool: Mutex<Pool>,
+    /// The moment that the pool's times are counted from.
+    epoch: Instant,
+    /// Told when the pool's next deadline may have moved.
+    pub(crate) changed: Notify,
+    /// Told when a probe has ended.
+    pub(crate) verdict: Notify,
     listeners: Vec<ListenerState>,
     targets: Vec<Vec<Arc<TargetState>>>,
 }
@@ -35,13 +46,17 @@ impl Shared {
     pub(crate) fn new(config: Config, workers: usize) -> Self {
         let targets: Vec<Vec<Arc<TargetState>>> =
             config.groups.iter().map(|group| group.targets.iter().map(|_| Arc::default()).collect()).collect();
-        let groups = config.groups.iter().zip(&targets).map(|(group, targets)| group_spec(group, targets)).collect();
+        let groups = config.groups.iter().zip(&targets);
+        let groups = groups.map(|(group, targets)| (group_spec(group, targets), group_rules(group))).collect();
         let listeners = config.listeners.iter().map(|listener| listener.groups.clone()).collect();
         // The seed spreads the choices of several daemons; without a random one they are merely alike.
         let seed = SysRng.try_next_u64().unwrap_or_default();
         Self {
             stats: Stats::new(&config, workers),
-            selector: Mutex::new(Selector::new(groups, listeners, seed)),
+            pool: Mutex::new(Pool::new(groups, listeners, seed)),
+            epoch: Instant::now(),
+            changed: Notify::new(),
+            verdict: Notify::new(),
             listeners: config
                 .listeners
                 .iter()
@@ -63,7 +78,7 @@ impl Shared {
 
     /// Chooses a target and counts the session to it until the [`Lease`] is dropped.
     pub(crate) fn select(&self, listener: usize, client: SocketAddr, tried: &[TargetId]) -> Result<Lease, NoTarget> {
-        let id = self.selector().select(listener, client.ip(), tried)?;
+        let id = self.pool().select(listener, client.ip(), tried)?;
         let state = Arc::clone(self.state(id));
         let handle = Handle::new(Arc::clone(&self.listeners[listener].name), client);
         Ok(Lease { id, entry: state.enter(handle), state })
@@ -71,8 +86,8 @@ impl Shared {
 
     /// Whether some target of some listener can take a session now.
     pub(crate) fn is_able(&self) -> bool {
-        let selector = self.selector();
-        (0..self.config.listeners.len()).any(|listener| selector.is_able(listener))
+        let pool = self.pool();
+        (0..self.config.listeners.len()).any(|listener| pool.selector().is_able(listener))
     }
 
     /// Sessions that `id` has now.
@@ -96,9 +111,26 @@ impl Shared {
         &self.listeners[listener].refusing
     }
 
-    fn selector(&self) -> MutexGuard<'_, Selector> {
+    /// Every target, group by group.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = TargetId> {
+        let groups = self.targets.iter().enumerate();
+        groups.flat_map(|(group, targets)| (0..targets.len()).map(move |target| TargetId { group, target }))
+    }
+
+    /// What is known and chosen of the targets.
+    pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {
         // A panic inside a choice leaves counts at worst off by one.
-        self.selector.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time as the pool counts it.
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// The moment that the pool calls `time`.
+    pub(crate) fn instant(&self, time: Duration) -> Instant {
+        self.epoch + time
     }
 }
 
@@ -145,5 +177,21 @@ fn group_spec(group: &Group, states: &[Arc<TargetState>]) -> GroupSpec {
         weight: group.weight,
         balance: group.balance,
         targets: group.targets.iter().zip(states).map(target).collect(),
+    }
+}
+
+fn group_rules(group: &Group) -> GroupRules {
+    GroupRules {
+        min_healthy: group.min_healthy,
+        failback_hold: group.failback_hold,
+        slow_start: group.slow_start,
+        max_ejected: group.eject.most,
+        probes: group.health.as_ref().map(|check| ProbeRules {
+            interval: check.interval,
+            fast_interval: check.fast_interval,
+            rise: check.rise,
+            fall: check.fall,
+        }),
+        eject: EjectRules { after: group.eject.after, hold: group.eject.hold },
     }
 }

@@ -1,6 +1,6 @@
 //! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
 //!
-//! Tasks: the admin server, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once.
+//! Tasks: the admin server, those that watch the targets, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once.
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::fastpath::{FastPath, Limits};
 use crate::net::listener::{self, BindError};
 use crate::shared::Shared;
+use crate::watch::{first_verdicts, watch_targets};
 use crate::worker::{self, Phase, WorkerError};
 
 /// Why the daemon could not run, or had to stop.
@@ -54,6 +55,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         admin::start(address, Arc::clone(&shared), phase_changes.clone(), unavailable).await?;
     }
 
+    let _watch = watch_targets(&shared);
+    tokio::select! {
+        () = first_verdicts(&shared) => {}
+        name = signals.recv() => {
+            info!(signal = name, "ended before it was ready");
+            return Ok(());
+        }
+    }
     let mut running = FuturesUnordered::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
         running.push(worker::start(index, sockets, Arc::clone(&shared), fastpath.clone().ok(), phase_changes.clone())?);

@@ -6,13 +6,18 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::Load;
 use slab::Slab;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::probe::ProbeStats;
 
 /// Over how long the resets of a target's sessions are spread: their clients connect again at once, and the other
 /// targets should not meet them all in the same instant.
@@ -31,6 +36,14 @@ pub(crate) struct TargetState {
     pub(crate) failing: Transition,
     /// Whether traffic has failed on it since it last answered.
     pub(crate) suspected: AtomicBool,
+    /// Told each time when traffic fails on it.
+    pub(crate) suspicion: Notify,
+    /// What was counted of its probes.
+    pub(crate) probes: ProbeStats,
+    /// Why the last probe was bad, if it was.
+    last_failure: Mutex<Option<String>>,
+    /// What is ending its sessions now, if anything.
+    ending: Mutex<Option<JoinHandle<()>>>,
     sessions: Mutex<Slab<Arc<Handle>>>,
 }
 
@@ -53,21 +66,20 @@ pub(crate) struct Handle {
     pub(crate) listener: Arc<str>,
     /// Who the client is.
     pub(crate) client: SocketAddr,
-    /// When its target was chosen.
-    pub(crate) since: SystemTime,
     token: CancellationToken,
     end: OnceLock<SessionEnd>,
 }
 
 impl Handle {
     pub(crate) fn new(listener: Arc<str>, client: SocketAddr) -> Arc<Self> {
-        let (token, end) = (CancellationToken::new(), OnceLock::new());
-        Arc::new(Self { listener, client, since: SystemTime::now(), token, end })
+        Arc::new(Self { listener, client, token: CancellationToken::new(), end: OnceLock::new() })
     }
 
     /// Ends the session, which counts it as `end`. Only the first call matters.
     fn cut(&self, end: SessionEnd) {
-        let _ = self.end.set(end);
+        if self.end.set(end).is_ok() {
+            debug!(listener = &*self.listener, client = %self.client, end = end.code(), "ending a session");
+        }
         self.token.cancel();
     }
 }
@@ -128,10 +140,33 @@ impl TargetState {
         self.cut_paced(end).await;
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Slab<Arc<Handle>>> {
-        // A panic inside leaves at worst an entry too many.
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes why the last probe was bad; `None`: it was good.
+    pub(crate) fn set_last_failure(&self, why: Option<String>) {
+        *lock(&self.last_failure) = why;
     }
+
+    /// `ending` ends its sessions from now on, and nothing else does.
+    pub(crate) fn set_ending(&self, ending: JoinHandle<()>) {
+        if let Some(former) = lock(&self.ending).replace(ending) {
+            former.abort();
+        }
+    }
+
+    /// The sessions that are left may stay.
+    pub(crate) fn stop_ending(&self) {
+        if let Some(ending) = lock(&self.ending).take() {
+            ending.abort();
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Slab<Arc<Handle>>> {
+        lock(&self.sessions)
+    }
+}
+
+/// A panic inside leaves at worst an entry too many or a reason that is out of date.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

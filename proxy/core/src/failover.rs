@@ -201,6 +201,16 @@ impl Group {
         })
     }
 
+    /// How many targets there are.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Whether there is none, which no configuration allows.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// Whether the group takes new sessions.
     pub fn standing(&self) -> Standing {
         self.standing

@@ -10,6 +10,9 @@ use rand::{RngExt, SeedableRng};
 /// Probes of one group start together; a tenth of the interval more or less keeps them from staying together.
 const JITTER_PERCENT: u64 = 10;
 
+/// No ejection lasts longer, however often a target fails: whoever repairs it should not wait for it.
+pub const LONGEST_EJECTION: Duration = Duration::from_mins(5);
+
 /// What probes and traffic say of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -50,10 +53,9 @@ pub struct ProbeRules {
 pub struct EjectRules {
     /// Failures in a row that eject a target; 0: never.
     pub after: u32,
-    /// How long the first ejection lasts; each further one in a row lasts twice as long.
+    /// How long the first ejection lasts; each further one in a row lasts twice as long, up to
+    /// [`LONGEST_EJECTION`].
     pub hold: Duration,
-    /// No ejection lasts longer.
-    pub longest: Duration,
 }
 
 /// The state of one target.
@@ -181,7 +183,7 @@ impl Monitor {
             self.ejections = 0;
         }
         let doubled = 1_u32.checked_shl(self.ejections).and_then(|times| self.eject.hold.checked_mul(times));
-        let hold = doubled.map_or(self.eject.longest, |hold| hold.min(self.eject.longest));
+        let hold = doubled.map_or(LONGEST_EJECTION, |hold| hold.min(LONGEST_EJECTION));
         self.ejections += 1;
         self.ejection = Some(Ejection { until: now + hold, good: 0 });
         self.forgiven = now + hold + hold;

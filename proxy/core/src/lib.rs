@@ -14,4 +14,5 @@ pub mod end;
 pub mod failover;
 pub mod health;
 pub mod life;
+pub mod pool;
 pub mod select;

@@ -2,10 +2,12 @@
 
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::select::TargetId;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use crate::net::dial::FailureReason;
+use crate::probe::ProbeFailure;
 use crate::shared::Shared;
 use crate::stats::{Carrier, Direction, Ends};
 
@@ -57,6 +59,13 @@ fn describe() {
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
     describe_gauge!("landbridge_target_sessions", "Sessions that the target has now.");
     describe_gauge!("landbridge_target_weight", "The target's weight inside its group.");
+    describe_gauge!(
+        "landbridge_target_up",
+        "1 if the target is healthy: neither down, nor ejected, nor unknown to its probes."
+    );
+    describe_gauge!("landbridge_group_share", "Fraction of the listener's new sessions that the group gets now.");
+    describe_gauge!("landbridge_probe_seconds", "How long the last probe of the target took.");
+    describe_counter!("landbridge_probe_failures_total", "Bad probes of the target, by reason.");
     describe_gauge!("landbridge_build_info", "1, with the version as a label.");
 }
 
@@ -103,14 +112,43 @@ fn publish(shared: &Shared) {
         }
     }
     counter!("landbridge_integrity_resets_total").absolute(integrity_resets);
+    publish_shares(shared);
     for (group_index, group) in shared.config.groups.iter().enumerate() {
         for (target_index, target) in group.targets.iter().enumerate() {
             let labels = [("group", group.name.clone()), ("target", target.name.clone())];
-            let id = landbridge_core::select::TargetId { group: group_index, target: target_index };
+            let id = TargetId { group: group_index, target: target_index };
             gauge!("landbridge_target_sessions", &labels).set(shared.sessions(id));
+            let up = if healthy(shared, id) { 1.0 } else { 0.0 };
+            gauge!("landbridge_target_up", &labels).set(up);
             gauge!("landbridge_target_weight", &labels).set(target.weight);
+            if group.health.is_some() {
+                let probes = &shared.state(id).probes;
+                gauge!("landbridge_probe_seconds", &labels).set(probes.last().as_secs_f64());
+                for failure in ProbeFailure::ALL {
+                    let labels = with(&labels, [("reason", failure.label())]);
+                    counter!("landbridge_probe_failures_total", &labels).absolute(probes.failures(failure).get());
+                }
+            }
         }
     }
+}
+
+/// Which fraction of a listener's new sessions each of its groups gets.
+fn publish_shares(shared: &Shared) {
+    for (index, listener) in shared.config.listeners.iter().enumerate() {
+        let shares: Vec<(usize, u16)> = shared.pool().selector().shares(index).collect();
+        let sum: f64 = shares.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        for &group in &listener.groups {
+            let weight = shares.iter().find(|(able, _)| *able == group).map_or(0, |(_, weight)| *weight);
+            let share = if sum > 0.0 { f64::from(weight) / sum } else { 0.0 };
+            let labels = [("listener", listener.name.clone()), ("group", shared.config.groups[group].name.clone())];
+            gauge!("landbridge_group_share", &labels).set(share);
+        }
+    }
+}
+
+fn healthy(shared: &Shared, id: TargetId) -> bool {
+    shared.pool().group(id.group).is_healthy(id.target)
 }
 
 /// One series per end that was seen: most never are.

@@ -10,6 +10,7 @@ mod datapath;
 mod documented;
 mod fault;
 mod group;
+mod health;
 mod limits;
 mod listener;
 mod load;
@@ -28,6 +29,7 @@ mod values;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use landbridge_core::datapath::{Limits, Thresholds};
@@ -145,6 +147,18 @@ pub struct Group {
     pub weight: u16,
     /// How a target is chosen inside the group.
     pub balance: Balance,
+    /// With fewer healthy, active targets than this the group takes no new sessions; at least 1.
+    pub min_healthy: u32,
+    /// What happens to the sessions of a target that went down.
+    pub on_down: OnDown,
+    /// How long the group must stay healthy before it takes sessions back.
+    pub failback_hold: Duration,
+    /// How long the share of a target that came back takes to grow to its weight.
+    pub slow_start: Duration,
+    /// When failures of traffic take a target out.
+    pub eject: Eject,
+    /// `[group.health]`; `None`: targets are not probed.
+    pub health: Option<HealthCheck>,
     /// The PROXY header sent to its targets, if any.
     pub send_proxy: Option<ProxyVersion>,
     /// `[group.tcp]`: how target legs are connected.
@@ -153,6 +167,84 @@ pub struct Group {
     pub tcp: TcpOptions,
     /// `[[group.target]]`, at least one; addresses unique inside the group.
     pub targets: Vec<Target>,
+}
+
+/// What happens to the sessions of a target that went down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDown {
+    /// Nothing.
+    Keep,
+    /// What is left after `runtime.drain_timeout` is reset.
+    Drain,
+    /// They are reset, within a second.
+    Reset,
+}
+
+/// When failures of traffic take a target out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eject {
+    /// Failures in a row; 0: never.
+    pub after: u32,
+    /// For how long at first.
+    pub hold: Duration,
+    /// At most so many percent of the group's targets.
+    pub most: u8,
+}
+
+/// How targets are probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: ProbeKind,
+    /// Another port than the one for traffic.
+    pub port: Option<u16>,
+    /// The time between two probes.
+    pub interval: Duration,
+    /// The same while a target is between up and down.
+    pub fast_interval: Duration,
+    /// How long a probe may take as a whole.
+    pub timeout: Duration,
+    /// Good probes in a row that bring a target up.
+    pub rise: u32,
+    /// Bad probes in a row that take a target down.
+    pub fall: u32,
+}
+
+/// What a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// To be connected.
+    Tcp,
+    /// For an answer to a request.
+    Http(HttpProbe),
+}
+
+/// A request over HTTP/1.1 and what the answer must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// The Host header; `None`: the target's address.
+    pub host: Option<String>,
+    /// Status codes that are good, at least one range.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// What the answer's body must contain.
+    pub body: Option<String>,
+}
+
+/// The method of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD
+    Head,
+    /// OPTIONS
+    Options,
+    /// POST, with an empty body.
+    Post,
 }
 
 /// How a target leg is connected.

@@ -134,8 +134,13 @@ impl<'a> Relay<'a> {
         Self { upload, download, client, target, settings, worker, kernel }
     }
 
-    /// Runs to the end of the session. The legs are then closed as the end demands; cancelled, both are reset.
-    pub(crate) async fn run(mut self) -> SessionEnd {
+    /// Whether the target has sent a byte.
+    pub(crate) fn answered(&self) -> bool {
+        self.download.moved() > 0
+    }
+
+    /// Runs to the end of the session. Dropped, the legs are closed as the end demands; cancelled, both are reset.
+    pub(crate) async fn run(&mut self) -> SessionEnd {
         let mut silence = Silence::default();
         let end = loop {
             let next = {

@@ -16,7 +16,7 @@ const RULES: GroupRules = GroupRules {
         rise: 1,
         fall: 1,
     }),
-    eject: EjectRules { after: 1, hold: Duration::from_secs(10), longest: Duration::from_secs(300) },
+    eject: EjectRules { after: 1, hold: Duration::from_secs(10) },
 };
 
 fn group(rules: GroupRules, targets: u64) -> Group {
