@@ -90,7 +90,7 @@ fn sessions_may_stay_on_a_target_that_went_down() -> Result<()> {
 fn sessions_may_have_until_a_deadline() -> Result<()> {
     const DRAIN: Duration = Duration::from_millis(700);
     let places = Places::start()?;
-    let mut daemon = places.daemon(&["on_down = \"drain\""])?;
+    let mut daemon = places.daemon(&["on_down = \"drain\"", "failback_hold = \"0s\""])?;
     let (mut session, _) = places.session(&daemon)?;
     let since = Instant::now();
     places.checks[0].answer(503);
