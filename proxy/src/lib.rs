@@ -4,6 +4,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod fastpath;
+mod joined;
 pub mod net;
 mod probe;
 mod session;

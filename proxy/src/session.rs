@@ -3,6 +3,7 @@
 //! A session is one task of one worker. Cancelling it resets both legs and counts the session as drained.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -11,20 +12,29 @@ use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::joined;
 use crate::net::dial::{DialError, dial};
 use crate::net::leg::Leg;
+use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
-use crate::net::relay::{Relay, Settings};
+use crate::net::relay::{Relay, Relayed, Settings};
 use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Worker;
 
 /// Serves the connection `client` from `peer`, which `listener` accepted on `worker`; `place` is its one there.
-pub(crate) async fn serve(worker: &Worker, listener: usize, client: TcpStream, peer: SocketAddr, place: Place) {
-    let end = Session { worker, listener }.run(Leg::new(client), peer, place).await;
-    debug!(%peer, end = end.code(), "session ended");
+/// `alive` keeps the worker from ending.
+pub(crate) async fn serve(
+    worker: &Worker,
+    listener: usize,
+    (client, peer): (TcpStream, SocketAddr),
+    place: Place,
+    alive: TaskTrackerToken,
+) {
+    Session { worker, listener }.run(Leg::new(client), peer, place, alive).await;
 }
 
 /// A place among the `max_connections` of a listener.
@@ -61,6 +71,7 @@ pub(crate) struct Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        debug!(end = self.end.code(), "session ended");
         self.cell.ends.of(self.end).add(1);
         self.shared.session_ended(self.lease.id(), self.end, self.answered);
     }
@@ -82,36 +93,46 @@ impl Drop for Beginning<'_> {
 }
 
 impl Session<'_> {
-    async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place) -> SessionEnd {
+    async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { target, head, read, lease } = match self.begin(&client, peer).await {
+        let Begun { target, head, read, lease } = match Box::pin(self.begin(&client, peer)).await {
             Ok(begun) => begun,
             Err(end) => {
                 beginning.end = Some(end);
                 if end.is_orderly() {
                     client.close_in_order();
                 }
-                return end;
+                return;
             }
         };
         beginning.end = None;
-        let cell = Arc::clone(self.route(lease.id()));
+        let id = lease.id();
+        let cell = Arc::clone(self.route(id));
         let shared = Arc::clone(&self.worker.shared);
         let mut account = Account { cell, end: SessionEnd::Drained, answered: false, lease, shared, _place: place };
         let listener = &self.worker.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
-        let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
-        let cell = Arc::clone(&account.cell);
-        let mut relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, kernel, &cell);
-        {
+        let joined = self.worker.joined.as_deref();
+        let ways = (kernel, joined.map(|joined| &joined.path));
+        let settings = Settings::new(listener, &self.worker.shared.config.datapath, kernel.is_some());
+        let relayed = {
+            let cell = Arc::clone(&account.cell);
+            let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &cell);
             // Pinned here, because a future that is passed by value is stored twice.
             let run = pin!(relay.run());
-            let end = account.lease.cut().run_until_cancelled(run).await;
-            account.end = end.unwrap_or_else(|| account.lease.cut_end());
+            account.lease.cut().run_until_cancelled(run).await
+        };
+        match (relayed, joined) {
+            (Some(Relayed::Joined(session, read)), Some(joined)) => {
+                let rules = joined::rules(listener, &self.worker.shared.target(id).0.tcp);
+                joined.add(session, read, account, rules, alive).await;
+            }
+            (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
+            // Only a packet datapath joins; without one the session is reset where it stands.
+            (Some(Relayed::Joined(..)), None) => account.end = SessionEnd::IntegrityReset,
+            (None, _) => account.end = account.lease.cut_end(),
         }
-        account.answered = relay.answered();
-        account.end
     }
 
     /// Everything before bytes are forwarded.
@@ -130,9 +151,14 @@ impl Session<'_> {
                 destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
             },
         };
+        // What the target sends has to fit on the way to the client, or the two cannot be joined.
+        let segment = match self.worker.joined {
+            Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),
+            None => None,
+        };
         let (target, lease) = tokio::select! {
             biased;
-            connected = self.connect(origin) => connected?,
+            connected = self.connect(origin, segment) => connected?,
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
 
@@ -147,7 +173,7 @@ impl Session<'_> {
 
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
     /// group that failed last.
-    async fn connect(&self, origin: Origin) -> Result<(Leg, Lease), SessionEnd> {
+    async fn connect(&self, origin: Origin, segment: Option<u32>) -> Result<(Leg, Lease), SessionEnd> {
         let shared = &self.worker.shared;
         let mut tried = Vec::new();
         loop {
@@ -159,7 +185,7 @@ impl Session<'_> {
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);
-            match dial(target.address, &group.dial, &group.tcp).await {
+            match dial(target.address, &group.dial, &group.tcp, segment).await {
                 Ok(stream) => {
                     self.log_connect(lease.id(), None);
                     return Ok((Leg::new(stream), lease));

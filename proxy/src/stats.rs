@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::join::NotJoined;
 use landbridge_core::select::TargetId;
 
 use crate::config::Config;
@@ -44,11 +45,13 @@ pub enum Carrier {
     Splice,
     /// The kernel, from socket to socket.
     Sockmap,
+    /// The kernel, from device to device.
+    Packet,
 }
 
 impl Carrier {
     /// All carriers, in the order of their cells.
-    pub const ALL: [Self; 3] = [Self::Copy, Self::Splice, Self::Sockmap];
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Splice, Self::Sockmap, Self::Packet];
 
     /// The value of the metric label `datapath`.
     pub const fn label(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Carrier {
             Self::Copy => "copy",
             Self::Splice => "splice",
             Self::Sockmap => "sockmap",
+            Self::Packet => "packet",
         }
     }
 }
@@ -153,6 +157,10 @@ pub struct RouteCell {
     pub promotions: Counter,
     /// Directions that the kernel refused.
     pub promotion_failures: Counter,
+    /// Sessions that were joined.
+    pub joins: Counter,
+    /// Sessions that were not, in the order of [`NotJoined::ALL`].
+    not_joined: [Counter; NotJoined::ALL.len()],
     /// Directions that came back from the kernel, in the order of [`Demotion::ALL`].
     demotions: [Counter; Demotion::ALL.len()],
     /// Bytes read from one leg for the other, by direction and carrier.
@@ -165,6 +173,11 @@ impl RouteCell {
     /// Failed connects for `reason`.
     pub fn failures(&self, reason: FailureReason) -> &Counter {
         &self.failures[reason as usize]
+    }
+
+    /// Sessions that were not joined because of `why`.
+    pub fn not_joined(&self, why: NotJoined) -> &Counter {
+        &self.not_joined[why as usize]
     }
 
     /// Directions that came back from the kernel because of `why`.

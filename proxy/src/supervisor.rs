@@ -15,12 +15,14 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminError};
-use crate::config::Config;
+use crate::config::{Config, Datapath, Listener, Target};
+use crate::fastpath::packet::PacketPath;
 use crate::fastpath::{FastPath, Limits};
 use crate::net::listener::{self, BindError};
+use crate::net::path;
 use crate::shared::Shared;
 use crate::watch::{first_verdicts, watch_targets};
-use crate::worker::{self, Phase, WorkerError};
+use crate::worker::{self, Phase, Ways, WorkerError};
 
 /// Why the daemon could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +65,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             return Ok(());
         }
     }
+    let ways = Ways { sockmap: fastpath.ok(), packet: start_packet(&shared.config) };
     let mut running = FuturesUnordered::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
-        running.push(worker::start(index, sockets, Arc::clone(&shared), fastpath.clone().ok(), phase_changes.clone())?);
+        running.push(worker::start(index, sockets, Arc::clone(&shared), ways.clone(), phase_changes.clone())?);
     }
     for listener in &shared.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -111,13 +114,30 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, BindError> {
     let mut sockets: Vec<Vec<(usize, Socket)>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, listener) in config.listeners.iter().enumerate() {
+        let segment = segment(config, listener);
         for &address in &listener.bind {
-            for (socket, of_worker) in listener::bind(address, &listener.tcp, workers)?.into_iter().zip(&mut sockets) {
+            for (socket, of_worker) in
+                listener::bind(address, &listener.tcp, segment, workers)?.into_iter().zip(&mut sockets)
+            {
                 of_worker.push((index, socket));
             }
         }
     }
     Ok(sockets)
+}
+
+/// The largest segment that fits on the way to every target of a listener whose sessions may be joined.
+fn segment(config: &Config, listener: &Listener) -> Option<u32> {
+    if !matches!(listener.datapath, Datapath::Auto | Datapath::Packet) {
+        return None;
+    }
+    let groups = listener.groups.iter().map(|&group| &config.groups[group]);
+    let segments = groups.flat_map(|group| {
+        let towards = |target: &Target| path::segment_towards(target.address, &group.dial, &group.tcp);
+        // A target without a route now has no say; its sessions are relayed if they turn out not to fit.
+        group.targets.iter().filter_map(move |target| towards(target).ok())
+    });
+    segments.min()
 }
 
 /// The fast path with what listens to its programs, or the code of the reason why there is none.
@@ -146,6 +166,35 @@ fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
             Err(code)
         }
     }
+}
+
+/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had.
+fn start_packet(config: &Config) -> Option<Arc<PacketPath>> {
+    let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
+    let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
+    if sessions == 0 {
+        return None;
+    }
+    let path = match PacketPath::start(sessions) {
+        Ok(path) => path,
+        Err(reason) => {
+            warn!(code = reason.reason(), "packet datapath: not available ({})", reason.chain());
+            return None;
+        }
+    };
+    info!("packet datapath: loaded");
+    let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
+    tokio::spawn(async move {
+        if let Err(error) = events.await {
+            error!("the packet datapath's events are no longer heard: {error}");
+        }
+    });
+    tokio::spawn(async move {
+        if let Err(error) = devices.await {
+            error!("new network devices are no longer seen: {error}");
+        }
+    });
+    Some(path)
 }
 
 /// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.

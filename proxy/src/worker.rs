@@ -21,6 +21,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::fastpath::FastPath;
+use crate::fastpath::packet::PacketPath;
+use crate::joined::JoinedSessions;
 use crate::net::hangup::Hangups;
 use crate::net::listener::Acceptor;
 use crate::net::relay::{Buffers, Kernel};
@@ -45,6 +47,15 @@ pub(crate) struct Worker {
     pub(crate) buffers: Buffers,
     /// The way into the kernel, if there is one.
     pub(crate) kernel: Option<Kernel>,
+    /// The sessions that left for the packet datapath, if there is one.
+    pub(crate) joined: Option<Rc<JoinedSessions>>,
+}
+
+/// The ways through the kernel that this machine offers.
+#[derive(Clone, Default)]
+pub(crate) struct Ways {
+    pub(crate) sockmap: Option<Arc<FastPath>>,
+    pub(crate) packet: Option<Arc<PacketPath>>,
 }
 
 /// Why a worker ended before it was told to.
@@ -72,7 +83,7 @@ pub(crate) fn start(
     index: usize,
     sockets: Vec<(usize, Socket)>,
     shared: Arc<Shared>,
-    fastpath: Option<Arc<FastPath>>,
+    ways: Ways,
     phase: watch::Receiver<Phase>,
 ) -> Result<impl Future<Output = Result<(), WorkerError>> + use<>, WorkerError> {
     let (done, ended) = oneshot::channel();
@@ -80,7 +91,7 @@ pub(crate) fn start(
         let result = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
-            .and_then(|runtime| runtime.block_on(run(index, sockets, shared, fastpath, phase)));
+            .and_then(|runtime| runtime.block_on(run(index, sockets, shared, ways, phase)));
         // Nobody listens any more only when the daemon is exiting.
         let _ = done.send(result);
     };
@@ -98,13 +109,18 @@ async fn run(
     index: usize,
     sockets: Vec<(usize, Socket)>,
     shared: Arc<Shared>,
-    fastpath: Option<Arc<FastPath>>,
+    ways: Ways,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let kernel = fastpath.map(kernel).transpose()?;
-    let worker = Rc::new(Worker { index, shared, buffers: Buffers::new(), kernel });
+    let kernel = ways.sockmap.map(kernel).transpose()?;
     let tasks = TaskTracker::new();
     let ending = CancellationToken::new();
+    let joined = ways.packet.map(|path| Rc::new(JoinedSessions::new(path)));
+    if let Some(joined) = joined.clone() {
+        let ending = ending.clone();
+        spawn_local(async move { joined.run(ending).await });
+    }
+    let worker = Rc::new(Worker { index, shared, buffers: Buffers::new(), kernel, joined });
     for (listener, socket) in sockets {
         let accept = Accept {
             worker: Rc::clone(&worker),
@@ -181,11 +197,12 @@ impl Accept {
             return;
         };
         let (worker, listener, ending) = (Rc::clone(&self.worker), self.listener, self.ending.clone());
-        spawn_local(self.tasks.track_future(async move {
+        let alive = self.tasks.token();
+        spawn_local(async move {
             // Pinned here, because a future that is passed by value is stored twice.
-            let session = pin!(session::serve(&worker, listener, client, peer, place));
+            let session = pin!(session::serve(&worker, listener, (client, peer), place, alive));
             ending.run_until_cancelled(session).await;
-        }));
+        });
     }
 
     fn cell(&self) -> &crate::stats::ListenerCell {

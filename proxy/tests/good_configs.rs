@@ -10,6 +10,7 @@ use landbridge::config::{
     OnDown, ProbeKind, ProxyVersion, Runtime, Target, TcpOptions,
 };
 use landbridge_core::datapath::{Limits, Thresholds};
+use landbridge_core::join::JoinRules;
 use landbridge_core::select::Balance;
 
 fn shipped(name: &str) -> Config {
@@ -89,7 +90,11 @@ fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
     Config {
         runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
         admin: Admin { listen: Some(address("127.0.0.1:9900")) },
-        datapath: DatapathRules { thresholds: Thresholds::default(), limits: Limits::default() },
+        datapath: DatapathRules {
+            thresholds: Thresholds::default(),
+            join: JoinRules::default(),
+            limits: Limits::default(),
+        },
         listeners,
         groups,
     }
@@ -134,7 +139,7 @@ fn every_option_is_taken_over() {
     let text = r#"
         runtime = { workers = 3, drain_timeout = "0s" }
         admin.listen = "off"
-        datapath = { promote_after = 1, promote_gap = "0s", soft_limit = "64KiB", hard_limit = "1MB" }
+        datapath = { promote_after = 1, promote_gap = "0s", join_after = 2, soft_limit = "64KiB", hard_limit = "1MB" }
 
         [[group]]
         name = "eu-1:[gpu]"
@@ -176,6 +181,7 @@ fn every_option_is_taken_over() {
         admin: Admin { listen: None },
         datapath: DatapathRules {
             thresholds: Thresholds { promote_gap: Duration::ZERO, promote_after: 1, ..Thresholds::default() },
+            join: JoinRules { after: 2, ..JoinRules::default() },
             limits: Limits { soft: 64 << 10, hard: 1_000_000, ..Limits::default() },
         },
         listeners: vec![Listener {

@@ -2,6 +2,7 @@
 
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::join::NotJoined;
 use landbridge_core::select::TargetId;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -54,6 +55,11 @@ fn describe() {
         "Sessions that are open, by direction and what carries that direction now."
     );
     describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
+    describe_counter!("landbridge_datapath_joins_total", "Sessions that were joined at packet level.");
+    describe_counter!(
+        "landbridge_datapath_fallbacks_total",
+        "Sessions or directions that a datapath refused, and that went on in another one, by reason."
+    );
     describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
     describe_counter!("landbridge_datapath_promotion_failures_total", "Directions that the kernel refused.");
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
@@ -100,6 +106,15 @@ fn publish(shared: &Shared) {
             counter!("landbridge_datapath_promotions_total", &labels).absolute(promotions);
             let refused = cells.iter().map(|cell| cell.promotion_failures.get()).sum();
             counter!("landbridge_datapath_promotion_failures_total", &labels).absolute(refused);
+            let joins = cells.iter().map(|cell| cell.joins.get()).sum();
+            counter!("landbridge_datapath_joins_total", &labels).absolute(joins);
+            for reason in NotJoined::ALL {
+                let count: u64 = cells.iter().map(|cell| cell.not_joined(reason).get()).sum();
+                if count > 0 {
+                    let labels = with(&labels, [("reason", reason.code())]);
+                    counter!("landbridge_datapath_fallbacks_total", &labels).absolute(count);
+                }
+            }
             for direction in Direction::ALL {
                 for carrier in Carrier::ALL {
                     let bytes = cells.iter().map(|cell| cell.bytes(direction, carrier).get()).sum();

@@ -90,6 +90,8 @@ fn every_option_has_an_effect() {
         ("datapath.promote_gap", "\"0s\""),
         ("datapath.promote_busy", "3"),
         ("datapath.reluctance", "3"),
+        ("datapath.join_after", "3"),
+        ("datapath.join_quiet", "\"3ms\""),
         ("datapath.soft_limit", "\"2MiB\""),
         ("datapath.hard_limit", "\"2MiB\""),
         ("datapath.bulk_limit", "\"2MiB\""),

@@ -33,6 +33,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use landbridge_core::datapath::{Limits, Thresholds};
+use landbridge_core::join::JoinRules;
 use landbridge_core::select::Balance;
 
 pub use self::load::LoadError;
@@ -74,6 +75,8 @@ pub struct Admin {
 pub struct DatapathRules {
     /// By which numbers a direction is judged.
     pub thresholds: Thresholds,
+    /// When sessions are joined at packet level.
+    pub join: JoinRules,
     /// Of the kernel fast path.
     pub limits: Limits,
 }
@@ -104,8 +107,10 @@ pub struct Listener {
 /// How bytes move between the legs of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Datapath {
-    /// The fastest that is possible for each direction.
+    /// The fastest that is possible for each session and direction.
     Auto,
+    /// The kernel, from device to device, as soon as a session rests; else as [`Self::Splice`].
+    Packet,
     /// The kernel, from socket to socket, as soon as a session stands.
     Sockmap,
     /// `recv` and `send` for small reads, `splice` for large ones.

@@ -20,11 +20,8 @@ pub(super) struct NotYet {
 }
 
 /// Everything that is not supported yet.
-pub(super) const NOT_YET: &[NotYet] = &[
-    key("admin.socket", "remove it"),
-    value("listener.datapath", "packet", "use \"auto\""),
-    value("group.target.address", DNS_NAMES, "give an IP address"),
-];
+pub(super) const NOT_YET: &[NotYet] =
+    &[key("admin.socket", "remove it"), value("group.target.address", DNS_NAMES, "give an IP address")];
 
 impl NotYet {
     /// The problem in words.

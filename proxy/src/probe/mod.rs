@@ -153,7 +153,7 @@ pub(crate) async fn run(shared: Arc<Shared>, id: TargetId) {
 /// Asks `address` once, within the check's timeout.
 async fn probe(address: SocketAddr, group: &Group, check: &HealthCheck) -> Result<(), ProbeError> {
     let asked = async {
-        let mut stream = dial(address, &group.dial, &group.tcp).await?;
+        let mut stream = dial(address, &group.dial, &group.tcp, None).await?;
         if check.port.is_none() {
             send_header(&mut stream, group).await.map_err(ProbeError::Header)?;
         }

@@ -204,11 +204,6 @@ socket = "/run/x.sock""#,
         problems: &[("admin.socket", 2, "not yet supported", "remove it")],
     },
     Case {
-        name: "datapath packet",
-        text: After(4, r#"datapath = "packet""#),
-        problems: &[("listener[0].datapath", 5, r#""packet" is not yet supported"#, r#"use "auto""#)],
-    },
-    Case {
         name: "string without quotes",
         text: After(
             4,
@@ -308,7 +303,7 @@ lisen = "off"
 name = "in put"
 bind = ["0.0.0.0:8000", "[::]:0"]
 groups = ["onprem", "asw"]
-datapath = "packet"
+datapath = "pakcet"
 [listener.tcp]
 keepalive = "100ms"
 [[listener]]
@@ -339,7 +334,7 @@ address = "[fd00::1]:8000"
             ("listener[0].name", 7, r#""in put" contains " ""#, "use letters, digits and . _ : [ ] -"),
             ("listener[0].bind[1]", 8, r#""[::]:0" has port 0"#, "use a port from 1 to 65535"),
             ("listener[0].groups[1]", 9, r#"there is no group "asw""#, r#"did you mean "aws"?"#),
-            ("listener[0].datapath", 10, r#""packet" is not yet supported"#, r#"use "auto""#),
+            ("listener[0].datapath", 10, r#""pakcet" is not a choice"#, r#"did you mean "packet"?"#),
             (
                 "listener[0].tcp.keepalive",
                 12,

@@ -57,7 +57,7 @@ pub(super) struct Flow<'a> {
     /// The pace at which it wanted to be promoted.
     pace: Pace,
     /// What the kernel has of it, while it is promoted or on its way back.
-    entered: Option<Entered<'a>>,
+    entered: Option<Box<Entered<'a>>>,
     held: Held,
     /// Whether the source held nothing after the last read: only whole packets can be in it since.
     drained: bool,
@@ -127,6 +127,8 @@ pub(super) struct Between<'a> {
     pub(super) source: &'a Leg,
     pub(super) sink: &'a Leg,
     pub(super) buffers: &'a Buffers,
+    /// Whether the direction may enter the kernel on its own now.
+    pub(super) promote: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -151,6 +153,16 @@ impl<'a> Flow<'a> {
     /// Whether the end of the stream was passed on.
     pub(super) fn is_done(&self) -> bool {
         self.life.state() == State::Closed
+    }
+
+    /// Whether everything that was read has been given on, and nothing waits anywhere.
+    pub(super) fn is_resting(&self) -> bool {
+        self.drained && matches!(self.held, Held::Nothing) && self.life.state() == State::User
+    }
+
+    /// Bytes taken from the source and given to the sink so far; those in the kernel count once they are delivered.
+    pub(super) fn books(&self) -> (u64, u64) {
+        (self.life.taken(), self.life.given())
     }
 
     /// Bytes that moved so far; what the kernel moves is seen every two seconds.
@@ -220,14 +232,14 @@ impl<'a> Flow<'a> {
                 self.presence.change(Carrier::Sockmap);
                 let mut busy = Busy { count: busy, is: false };
                 busy.set(self.pace == Pace::Busy);
-                self.entered = Some(Entered {
+                self.entered = Some(Box::new(Entered {
                     promoted,
                     watch,
                     counted: Redirected::default(),
                     judged: (0, Instant::now()),
                     busy,
                     pause: Box::pin(sleep(Duration::ZERO)),
-                });
+                }));
                 true
             }
             Err((reason, error)) => {
@@ -244,6 +256,7 @@ impl<'a> Flow<'a> {
     fn poll_user(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<(), Broken>> {
         ready!(self.poll_send_held(cx, between)).map_err(|_gone| Broken::Sink)?;
         if self.drained
+            && between.promote
             && let Some(pace) = self.judge.wants_kernel(between.buffers.busy.get())
             && self.life.on(Event::Wants) == State::Promoting
         {
@@ -282,14 +295,14 @@ impl<'a> Flow<'a> {
 
     /// Ready when the sink's kernel has been given everything that was redirected.
     fn poll_demoting(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let Entered { promoted, pause, .. } = self.entered.as_mut().ok_or(Broken::Integrity)?;
+        let Entered { promoted, pause, .. } = &mut **self.entered.as_mut().ok_or(Broken::Integrity)?;
         while !promoted.is_delivered().map_err(|_gone| Broken::Sink)? {
             ready!(pause.as_mut().poll(cx));
             pause.as_mut().reset(Instant::now() + DELIVERY_POLL);
         }
         self.count_redirected();
-        if let Some(Entered { promoted, .. }) = self.entered.take() {
-            let redirected = promoted.finish().map_err(|_gone| Broken::Sink)?;
+        if let Some(entered) = self.entered.take() {
+            let redirected = entered.promoted.finish().map_err(|_gone| Broken::Sink)?;
             self.life.on(Event::Delivered(redirected.bytes));
         }
         self.presence.change(Carrier::Copy);
@@ -300,7 +313,7 @@ impl<'a> Flow<'a> {
 
     /// Adds what the kernel has moved since the last time.
     fn count_redirected(&mut self) {
-        let Some(Entered { promoted, counted, .. }) = &mut self.entered else { return };
+        let Some(Entered { promoted, counted, .. }) = self.entered.as_deref_mut() else { return };
         let redirected = promoted.redirected();
         let new = redirected.bytes - counted.bytes;
         *counted = redirected;
