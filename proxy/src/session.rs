@@ -11,7 +11,6 @@ use bytes::Bytes;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
@@ -21,27 +20,28 @@ use crate::net::leg::Leg;
 use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
 use crate::net::relay::{Relay, Relayed, Settings};
+use crate::places::Place;
 use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Worker;
 
-/// Serves the connection `client` from `peer`, which `listener` accepted on `worker`; `place` is its one there.
+/// Serves the connection `client` from `peer`, which the listener of that index accepted on `worker`; `place` is its one
+/// there.
 /// `alive` keeps the worker from ending.
 pub(crate) async fn serve(
     worker: &Worker,
-    listener: usize,
+    (shared, listener): (Arc<Shared>, usize),
     (client, peer): (TcpStream, SocketAddr),
     place: Place,
     alive: TaskTrackerToken,
 ) {
-    Session { worker, listener }.run(Leg::new(client), peer, place, alive).await;
+    Session { worker, shared, listener }.run(Leg::new(client), peer, place, alive).await;
 }
-
-/// A place among the `max_connections` of a listener.
-pub(crate) type Place = OwnedSemaphorePermit;
 
 struct Session<'a> {
     worker: &'a Worker,
+    /// The configuration that it began with.
+    shared: Arc<Shared>,
     listener: usize,
 }
 
@@ -86,8 +86,8 @@ struct Beginning<'a> {
 impl Drop for Beginning<'_> {
     fn drop(&mut self) {
         if let Some(end) = self.end {
-            let Session { worker, listener } = *self.session;
-            worker.shared.stats.listener(listener, worker.index).ends.of(end).add(1);
+            let Session { worker, shared, listener } = self.session;
+            shared.stats.listener(*listener, worker.index).ends.of(end).add(1);
         }
     }
 }
@@ -109,13 +109,13 @@ impl Session<'_> {
         beginning.end = None;
         let id = lease.id();
         let cell = Arc::clone(self.route(id));
-        let shared = Arc::clone(&self.worker.shared);
+        let shared = Arc::clone(&self.shared);
         let mut account = Account { cell, end: SessionEnd::Drained, answered: false, lease, shared, _place: place };
-        let listener = &self.worker.shared.config.listeners[self.listener];
+        let listener = &self.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
         let joined = self.worker.joined.as_deref();
         let ways = (kernel, joined.map(|joined| &joined.path));
-        let settings = Settings::new(listener, &self.worker.shared.config.datapath, kernel.is_some());
+        let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
         let relayed = {
             let cell = Arc::clone(&account.cell);
             let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &cell);
@@ -125,7 +125,7 @@ impl Session<'_> {
         };
         match (relayed, joined) {
             (Some(Relayed::Joined(session, read)), Some(joined)) => {
-                let rules = joined::rules(listener, &self.worker.shared.target(id).0.tcp);
+                let rules = joined::rules(listener, &self.shared.target(id).0.tcp);
                 joined.add(session, read, account, rules, alive).await;
             }
             (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
@@ -137,7 +137,7 @@ impl Session<'_> {
 
     /// Everything before bytes are forwarded.
     async fn begin(&self, client: &Leg, peer: SocketAddr) -> Result<Begun, SessionEnd> {
-        let shared = &*self.worker.shared;
+        let shared = &*self.shared;
         let listener = &shared.config.listeners[self.listener];
         let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
         let accepted = proxy_protocol::accept(stream, listener.accept_proxy).await.map_err(|error| {
@@ -174,7 +174,7 @@ impl Session<'_> {
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
     /// group that failed last.
     async fn connect(&self, origin: Origin, segment: Option<u32>) -> Result<(Leg, Lease), SessionEnd> {
-        let shared = &self.worker.shared;
+        let shared = &self.shared;
         let mut tried = Vec::new();
         loop {
             let selected = shared.select(self.listener, origin.source, &tried);
@@ -204,12 +204,12 @@ impl Session<'_> {
     }
 
     fn route(&self, id: TargetId) -> &Arc<RouteCell> {
-        self.worker.shared.stats.route(self.listener, id, self.worker.index)
+        self.shared.stats.route(self.listener, id, self.worker.index)
     }
 
     /// Logs that the listener refuses sessions, or no longer does, once per change.
     fn log_refusal(&self, refusing: bool) {
-        let shared = &self.worker.shared;
+        let shared = &self.shared;
         if shared.refusing(self.listener).set(refusing) {
             let listener = &shared.config.listeners[self.listener].name;
             match refusing {
@@ -221,7 +221,7 @@ impl Session<'_> {
 
     /// Logs that connects to a target fail, or no longer do, once per change.
     fn log_connect(&self, id: TargetId, error: Option<&DialError>) {
-        let shared = &self.worker.shared;
+        let shared = &self.shared;
         if shared.state(id).failing.set(error.is_some()) {
             let (group, target) = shared.target(id);
             match error {

@@ -1,8 +1,14 @@
 //! What all workers share: one generation of the configuration, whose turn it is, and the counters.
+//!
+//! A [`Shared`] never changes its configuration; a reload makes the next one, which takes over what is known and counted
+//! ([`Shared::next`]), and puts it in the place of the former ([`Running`]). Sessions keep the one that they began with.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
 
 use landbridge_core::end::SessionEnd;
 use landbridge_core::failover::GroupRules;
@@ -11,16 +17,64 @@ use landbridge_core::pool::Pool;
 use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
+use crate::places::{Place, Places};
 use crate::stats::Stats;
 use crate::target::{Entry, Handle, TargetState, Transition};
 
-/// A running configuration.
+/// The configuration that runs now.
+pub(crate) struct Running {
+    current: ArcSwap<Shared>,
+    reload_failed: AtomicBool,
+    /// When the last good configuration was put in force, in seconds since 1970.
+    loaded_at: AtomicU64,
+}
+
+impl Running {
+    pub(crate) fn new(first: Arc<Shared>) -> Self {
+        let running = Self {
+            current: ArcSwap::new(first),
+            reload_failed: AtomicBool::default(),
+            loaded_at: AtomicU64::default(),
+        };
+        running.note_reload(true);
+        running
+    }
+
+    /// The configuration for a session that begins now.
+    pub(crate) fn load(&self) -> Arc<Shared> {
+        self.current.load_full()
+    }
+
+    /// From now on `next` is the configuration.
+    pub(crate) fn replace(&self, next: Arc<Shared>) {
+        self.current.store(next);
+        self.note_reload(true);
+    }
+
+    /// Takes note of how a reload went.
+    pub(crate) fn note_reload(&self, good: bool) {
+        self.reload_failed.store(!good, Ordering::Relaxed);
+        if good {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.loaded_at.store(now.as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last reload was good, and when there was a good one, in seconds since 1970. The start is one.
+    pub(crate) fn last_reload(&self) -> (bool, u64) {
+        (!self.reload_failed.load(Ordering::Relaxed), self.loaded_at.load(Ordering::Relaxed))
+    }
+}
+
+/// One generation of the configuration.
 pub(crate) struct Shared {
+    /// Counts the generations from 0.
+    pub(crate) generation: u64,
     pub(crate) config: Config,
     pub(crate) stats: Stats,
     /// One lock for all choices: they take some hundred nanoseconds, happen once or twice in a session's life, and only
@@ -36,44 +90,71 @@ pub(crate) struct Shared {
     targets: Vec<Vec<Arc<TargetState>>>,
 }
 
+#[derive(Clone)]
 struct ListenerState {
     name: Arc<str>,
-    places: Arc<Semaphore>,
-    refusing: Transition,
+    places: Arc<Places>,
+    refusing: Arc<Transition>,
 }
 
 impl Shared {
+    /// The first configuration.
     pub(crate) fn new(config: Config, workers: usize) -> Self {
-        let targets: Vec<Vec<Arc<TargetState>>> =
-            config.groups.iter().map(|group| group.targets.iter().map(|_| Arc::default()).collect()).collect();
+        Self::build(config, workers, None)
+    }
+
+    /// The configuration after this one: whoever is in both keeps health, sessions and counters.
+    pub(crate) fn next(&self, config: Config, workers: usize) -> Self {
+        Self::build(config, workers, Some(self))
+    }
+
+    fn build(config: Config, workers: usize, former: Option<&Self>) -> Self {
+        let former_target = |id| former.and_then(|former| former.config.same_target(&config, id));
+        let state = |id| match (former, former_target(id)) {
+            (Some(former), Some(known)) => Arc::clone(former.state(known)),
+            _ => Arc::default(),
+        };
+        let mut targets: Vec<Vec<Arc<TargetState>>> = config.groups.iter().map(|_| Vec::new()).collect();
+        config.target_ids().for_each(|id| targets[id.group].push(state(id)));
         let groups = config.groups.iter().zip(&targets);
         let groups = groups.map(|(group, targets)| (group_spec(group, targets), group_rules(group))).collect();
         let listeners = config.listeners.iter().map(|listener| listener.groups.clone()).collect();
         // The seed spreads the choices of several daemons; without a random one they are merely alike.
         let seed = SysRng.try_next_u64().unwrap_or_default();
+        let mut pool = Pool::new(groups, listeners, seed);
+        let epoch = former.map_or_else(Instant::now, |former| former.epoch);
+        if let Some(former) = former {
+            pool.inherit(&former.pool(), former_target, epoch.elapsed());
+        }
+        let listener = |name: &str| {
+            let known = former.and_then(|former| former.listeners.iter().find(|known| *known.name == *name));
+            known.cloned().unwrap_or_else(|| ListenerState {
+                name: name.into(),
+                places: Arc::default(),
+                refusing: Arc::default(),
+            })
+        };
         Self {
-            stats: Stats::new(&config, workers),
-            pool: Mutex::new(Pool::new(groups, listeners, seed)),
-            epoch: Instant::now(),
+            generation: former.map_or(0, |former| former.generation + 1),
+            stats: Stats::new(&config, workers, former.map(|former| (&former.config, &former.stats))),
+            pool: Mutex::new(pool),
+            epoch,
             changed: Notify::new(),
             verdict: Notify::new(),
-            listeners: config
-                .listeners
-                .iter()
-                .map(|listener| ListenerState {
-                    name: listener.name.as_str().into(),
-                    places: Arc::new(Semaphore::new(listener.max_connections as usize)),
-                    refusing: Transition::default(),
-                })
-                .collect(),
+            listeners: config.listeners.iter().map(|of| listener(&of.name)).collect(),
             targets,
             config,
         }
     }
 
+    /// The listener that has `address`.
+    pub(crate) fn listener_at(&self, address: SocketAddr) -> Option<usize> {
+        self.config.listeners.iter().position(|listener| listener.bind.contains(&address))
+    }
+
     /// A place among the `max_connections` of `listener`; `None` if it is full.
-    pub(crate) fn admit(&self, listener: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.listeners[listener].places).try_acquire_owned().ok()
+    pub(crate) fn admit(&self, listener: usize) -> Option<Place> {
+        self.listeners[listener].places.take(self.config.listeners[listener].max_connections)
     }
 
     /// Chooses a target and counts the session to it until the [`Lease`] is dropped.
@@ -109,12 +190,6 @@ impl Shared {
     /// Whether `listener` refuses sessions for want of a target.
     pub(crate) fn refusing(&self, listener: usize) -> &Transition {
         &self.listeners[listener].refusing
-    }
-
-    /// Every target, group by group.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = TargetId> {
-        let groups = self.targets.iter().enumerate();
-        groups.flat_map(|(group, targets)| (0..targets.len()).map(move |target| TargetId { group, target }))
     }
 
     /// What is known and chosen of the targets.

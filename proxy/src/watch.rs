@@ -31,7 +31,7 @@ pub(crate) struct Watch {
 pub(crate) fn watch_targets(shared: &Arc<Shared>) -> Watch {
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(Arc::clone(shared)));
-    for id in shared.ids() {
+    for id in shared.config.target_ids() {
         tasks.spawn(probe::run(Arc::clone(shared), id));
     }
     Watch { _tasks: tasks }
@@ -151,7 +151,8 @@ impl Shared {
                 }
                 Change::Health(number, health) => {
                     warn!(group = name, target_name = target(number), "{}: {}", health.label(), why.unwrap_or("-"));
-                    self.end_sessions(TargetId { group: index, target: number }, group.on_down);
+                    let id = TargetId { group: index, target: number };
+                    self.end_sessions(id, group.on_down, SessionEnd::TargetDown);
                 }
                 Change::Ejected(number, until) => {
                     let hold = until.saturating_sub(self.now());
@@ -172,18 +173,28 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Ends the sessions of a target that went down, as its group says.
-    fn end_sessions(&self, id: TargetId, how: OnDown) {
+    /// Ends the sessions of those targets of this configuration that `next` no longer has, as their group says.
+    pub(crate) fn end_removed(&self, next: &Self) {
+        for id in self.config.target_ids().filter(|&id| next.config.same_target(&self.config, id).is_none()) {
+            let (group, target) = self.target(id);
+            let rules = next.config.groups.iter().find(|of| of.name == group.name).unwrap_or(group);
+            info!(group = group.name, target_name = target.name, sessions = self.sessions(id), "removed");
+            self.end_sessions(id, rules.on_removal, SessionEnd::Drained);
+        }
+    }
+
+    /// Ends the sessions of a target, in the way and as the end that are given.
+    fn end_sessions(&self, id: TargetId, how: OnDown, end: SessionEnd) {
         let state = Arc::clone(self.state(id));
         let limit = match how {
             OnDown::Keep => return,
             OnDown::Drain => self.config.runtime.drain_timeout,
             OnDown::Reset => Duration::ZERO,
         };
-        let end = {
+        let ending = {
             let state = Arc::clone(&state);
-            async move { state.cut_after(limit, SessionEnd::TargetDown).await }
+            async move { state.cut_after(limit, end).await }
         };
-        state.set_ending(tokio::spawn(end));
+        state.set_ending(tokio::spawn(ending));
     }
 }

@@ -53,6 +53,7 @@ fn default_group(name: &str, targets: Vec<Target>) -> Group {
         balance: Balance::WeightedRoundRobin,
         min_healthy: 1,
         on_down: OnDown::Reset,
+        on_removal: OnDown::Drain,
         failback_hold: Duration::from_secs(10),
         slow_start: Duration::from_secs(30),
         eject: Eject { after: 3, hold: Duration::from_secs(10), most: 50 },
@@ -148,6 +149,7 @@ fn every_option_is_taken_over() {
         balance = "source-hash"
         min_healthy = 2
         on_down = "drain"
+        on_removal = "keep"
         failback_hold = "0s"
         slow_start = "1m"
         eject_after = 0
@@ -207,6 +209,7 @@ fn every_option_is_taken_over() {
             balance: Balance::SourceHash,
             min_healthy: 2,
             on_down: OnDown::Drain,
+            on_removal: OnDown::Keep,
             failback_hold: Duration::ZERO,
             slow_start: Duration::from_secs(60),
             eject: Eject { after: 0, hold: Duration::from_secs(300), most: 100 },

@@ -58,6 +58,12 @@ impl Config {
         self
     }
 
+    /// Listens on these addresses instead.
+    pub fn only_bind(mut self, addresses: &[&str]) -> Self {
+        self.bind = addresses.iter().map(|address| (*address).to_owned()).collect();
+        self
+    }
+
     /// Adds a line to `[[listener]]`.
     pub fn listener(mut self, line: &str) -> Self {
         add(&mut self.listener, line);

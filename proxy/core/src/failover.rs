@@ -141,7 +141,8 @@ impl Group {
         }
         self.standing = old.standing;
         self.healthy_since = old.healthy_since;
-        self.starting = old.starting;
+        // A target that nobody knows yet has not come back from anything.
+        self.starting = old.starting || !self.is_decided();
         self.judge(now);
     }
 

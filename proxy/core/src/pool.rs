@@ -41,6 +41,18 @@ impl Pool {
         pool
     }
 
+    /// Takes over from the pool of the former configuration what this one does not change. `from` says which target of
+    /// `old` a target is; targets of one group come from one group.
+    pub fn inherit(&mut self, old: &Self, from: impl Fn(TargetId) -> Option<TargetId>, now: Duration) {
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let known: Vec<_> = (0..group.len()).map(|target| from(TargetId { group: index, target })).collect();
+            if let Some(former) = known.iter().flatten().next().map(|id| &old.groups[id.group]) {
+                group.inherit(former, |target| known[target].map(|id| id.target), now);
+            }
+        }
+        (0..self.groups.len()).for_each(|index| self.tell(index, now));
+    }
+
     /// Chooses a target; see [`Selector::select`].
     pub fn select(&mut self, listener: usize, client: IpAddr, tried: &[TargetId]) -> Result<TargetId, NoTarget> {
         self.selector.select(listener, client, tried)

@@ -1,5 +1,7 @@
 //! `/metrics`: the counters of the data plane, summed over the workers when somebody asks.
 
+use std::sync::{Mutex, PoisonError};
+
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::join::NotJoined;
@@ -9,32 +11,49 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use crate::net::dial::FailureReason;
 use crate::probe::ProbeFailure;
-use crate::shared::Shared;
+use crate::shared::{Running, Shared};
 use crate::stats::{Carrier, Direction, Ends};
 
 /// The Prometheus registry of this process.
 pub(super) struct Metrics {
-    recorder: PrometheusRecorder,
+    unavailable: Option<&'static str>,
+    /// With the generation of the configuration that it is for: the next one may no longer have all of its series.
+    recorder: Mutex<(u64, PrometheusRecorder)>,
 }
 
 impl Metrics {
     /// `unavailable`: the code of the reason why there is no fast path, if there is none.
     pub(super) fn new(unavailable: Option<&'static str>) -> Self {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        with_local_recorder(&recorder, || {
-            describe();
-            gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-            let available = if unavailable.is_none() { 1.0 } else { 0.0 };
-            gauge!("landbridge_fastpath_available", "reason" => unavailable.unwrap_or("none")).set(available);
-        });
-        Self { recorder }
+        Self { unavailable, recorder: Mutex::new((0, recorder(unavailable))) }
     }
 
     /// The current values as Prometheus text.
-    pub(super) fn render(&self, shared: &Shared) -> String {
-        with_local_recorder(&self.recorder, || publish(shared));
-        self.recorder.handle().render()
+    pub(super) fn render(&self, running: &Running) -> String {
+        let shared = running.load();
+        // A panic inside leaves values that are out of date, and they are all set below.
+        let mut held = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.0 != shared.generation {
+            *held = (shared.generation, recorder(self.unavailable));
+        }
+        with_local_recorder(&held.1, || {
+            publish(&shared);
+            let (good, loaded_at) = running.last_reload();
+            gauge!("landbridge_config_last_reload_success").set(if good { 1.0 } else { 0.0 });
+            gauge!("landbridge_config_last_reload_timestamp_seconds").set(loaded_at as f64);
+        });
+        held.1.handle().render()
     }
+}
+
+fn recorder(unavailable: Option<&'static str>) -> PrometheusRecorder {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    with_local_recorder(&recorder, || {
+        describe();
+        gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let available = if unavailable.is_none() { 1.0 } else { 0.0 };
+        gauge!("landbridge_fastpath_available", "reason" => unavailable.unwrap_or("none")).set(available);
+    });
+    recorder
 }
 
 fn describe() {
@@ -72,6 +91,11 @@ fn describe() {
     describe_gauge!("landbridge_group_share", "Fraction of the listener's new sessions that the group gets now.");
     describe_gauge!("landbridge_probe_seconds", "How long the last probe of the target took.");
     describe_counter!("landbridge_probe_failures_total", "Bad probes of the target, by reason.");
+    describe_gauge!("landbridge_config_last_reload_success", "1 if the last reload was good; 0 if it changed nothing.");
+    describe_gauge!(
+        "landbridge_config_last_reload_timestamp_seconds",
+        "When the running configuration was put in force, in seconds since 1970."
+    );
     describe_gauge!("landbridge_build_info", "1, with the version as a label.");
 }
 

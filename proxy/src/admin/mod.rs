@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
-use crate::shared::Shared;
+use crate::shared::Running;
 use crate::worker::Phase;
 use metrics::Metrics;
 
@@ -44,7 +44,7 @@ pub enum AdminError {
 }
 
 struct Admin {
-    shared: Arc<Shared>,
+    running: Arc<Running>,
     phase: watch::Receiver<Phase>,
     metrics: Metrics,
 }
@@ -53,13 +53,13 @@ struct Admin {
 /// fast path, if there is none.
 pub(crate) async fn start(
     address: SocketAddr,
-    shared: Arc<Shared>,
+    running: Arc<Running>,
     phase: watch::Receiver<Phase>,
     unavailable: Option<&'static str>,
 ) -> Result<(), AdminError> {
     let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
     info!(%address, "admin address: /metrics /livez /readyz");
-    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new(unavailable) });
+    let admin = Arc::new(Admin { running, phase, metrics: Metrics::new(unavailable) });
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -95,12 +95,12 @@ impl Admin {
             "/metrics" | "/livez" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned())
             }
-            "/metrics" => (StatusCode::OK, self.metrics.render(&self.shared)),
+            "/metrics" => (StatusCode::OK, self.metrics.render(&self.running)),
             "/livez" => (StatusCode::OK, "alive\n".to_owned()),
             "/readyz" if *self.phase.borrow() != Phase::Serving => {
                 (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
             }
-            "/readyz" if !self.shared.is_able() => {
+            "/readyz" if !self.running.load().is_able() => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no group can take a session\n".to_owned())
             }
             "/readyz" => (StatusCode::OK, "ready\n".to_owned()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Config;
+use super::diff::Plan;
 use super::load::read;
 use super::not_yet::NOT_YET;
 use super::raw::Document;
@@ -115,6 +116,7 @@ fn every_option_has_an_effect() {
         ("group.send_proxy", "\"v2\""),
         ("group.min_healthy", "2"),
         ("group.on_down", "\"keep\""),
+        ("group.on_removal", "\"reset\""),
         ("group.failback_hold", "\"0s\""),
         ("group.slow_start", "\"0s\""),
         ("group.eject_after", "0"),
@@ -148,6 +150,10 @@ fn every_option_has_an_effect() {
     for (path, value) in others.iter().filter(|(_, value)| !value.is_empty()) {
         let changed = Config::parse(&with(path, value)).unwrap_or_else(|problems| panic!("{path}: {problems}"));
         assert_ne!(changed, plain, "{path}");
+        // The order of groups in a listener means nothing.
+        let noticed = !Plan::between(&plain, &changed).is_empty();
+        assert_eq!(noticed, *path != "listener.groups", "what would a reload say about {path}?");
+        assert!(Plan::between(&changed, &changed).is_empty(), "{path}");
     }
 }
 

@@ -71,6 +71,7 @@ pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Gr
         v.number(1..=u32::from(u16::MAX))
     });
     let on_down = table.or("on_down", OnDown::Reset, |v| v.choice(ON_DOWN));
+    let on_removal = table.or("on_removal", OnDown::Drain, |v| v.choice(ON_DOWN));
     let failback_hold = table.or("failback_hold", FAILBACK_HOLD, |v| v.duration(&HOLD_LIMITS));
     let slow_start = table.or("slow_start", SLOW_START, |v| v.duration(&HOLD_LIMITS));
     let eject_after = table.or("eject_after", EJECT_AFTER, |v| v.number(0..=MOST_FAILURES));
@@ -111,6 +112,7 @@ pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Gr
         balance: balance?,
         min_healthy: min_healthy?,
         on_down: on_down?,
+        on_removal: on_removal?,
         failback_hold: failback_hold?,
         slow_start: slow_start?,
         eject: Eject { after: eject_after?, hold: eject_hold?, most: max_ejected? },

@@ -6,6 +6,7 @@
 mod address;
 mod binds;
 mod datapath;
+pub mod diff;
 #[cfg(test)]
 mod documented;
 mod fault;
@@ -34,8 +35,9 @@ use std::time::Duration;
 
 use landbridge_core::datapath::{Limits, Thresholds};
 use landbridge_core::join::JoinRules;
-use landbridge_core::select::Balance;
+use landbridge_core::select::{Balance, TargetId};
 
+pub use self::binds::overlap;
 pub use self::load::LoadError;
 pub use self::problem::{Problem, Problems};
 
@@ -52,6 +54,22 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[[group]]`, at least one.
     pub groups: Vec<Group>,
+}
+
+impl Config {
+    /// Which target of this configuration the target `id` of `other` is: the same address in the group of the same name.
+    pub fn same_target(&self, other: &Self, id: TargetId) -> Option<TargetId> {
+        let (name, address) = (&other.groups[id.group].name, other.groups[id.group].targets[id.target].address);
+        let group = self.groups.iter().position(|group| group.name == *name)?;
+        let target = self.groups[group].targets.iter().position(|target| target.address == address)?;
+        Some(TargetId { group, target })
+    }
+
+    /// Every target, group by group.
+    pub fn target_ids(&self) -> impl Iterator<Item = TargetId> {
+        let groups = self.groups.iter().enumerate();
+        groups.flat_map(|(group, of)| (0..of.targets.len()).map(move |target| TargetId { group, target }))
+    }
 }
 
 /// How the process runs.
@@ -156,6 +174,8 @@ pub struct Group {
     pub min_healthy: u32,
     /// What happens to the sessions of a target that went down.
     pub on_down: OnDown,
+    /// What happens to the sessions of a target that a new configuration no longer has.
+    pub on_removal: OnDown,
     /// How long the group must stay healthy before it takes sessions back.
     pub failback_hold: Duration,
     /// How long the share of a target that came back takes to grow to its weight.
@@ -174,7 +194,7 @@ pub struct Group {
     pub targets: Vec<Target>,
 }
 
-/// What happens to the sessions of a target that went down.
+/// What happens to the sessions of a target that went down or is no longer configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDown {
     /// Nothing.

@@ -85,6 +85,28 @@ fn a_held_group_serves_rather_than_nobody() {
     assert!(pool.selector().is_able(0));
 }
 
+#[test]
+fn health_outlasts_a_configuration() {
+    let mut old = pool(vec![spec(0, 1, 2), spec(1, 1, 1)]);
+    for target in [id(0, 0), id(0, 1), id(1, 0)] {
+        old.probed(target, true, secs(0));
+    }
+    old.probed(id(0, 1), false, secs(1));
+    // The groups change places, and the first of them is replaced by its second target and a new one.
+    let from = |new: TargetId| match (new.group, new.target) {
+        (0, 0) => Some(id(1, 0)),
+        (1, 0) => Some(id(0, 1)),
+        _ => None,
+    };
+    let mut new = pool(vec![spec(1, 1, 1), spec(0, 1, 2)]);
+    new.inherit(&old, from, secs(2));
+    assert_eq!(chosen(&mut new), Some(id(0, 0)), "the healthy target serves without a probe");
+    assert!(!new.is_decided());
+    // A new target does not wait for the hold of its group, which has no healthy one.
+    new.probed(id(1, 1), true, secs(3));
+    assert_eq!(chosen(&mut new), Some(id(1, 1)));
+}
+
 proptest! {
     /// After any history a choice falls on a target that is up, in the lowest tier whose group may serve, and there is
     /// one exactly when some target is up.
