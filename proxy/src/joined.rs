@@ -85,6 +85,7 @@ impl JoinedSessions {
             return;
         }
         account.cell.joins.add(1);
+        account.answered = read[1] > 0;
         joined.notify(self.ending.clone());
         let index = joined.index();
         let vigil = Vigil::new(rules, joined.now());
@@ -143,6 +144,7 @@ impl Member {
             let new = seen[side].bytes - self.counted[side];
             self.counted[side] = seen[side].bytes;
             self.account.cell.bytes(direction, Carrier::Packet).add(new);
+            self.account.answered |= direction == Direction::Download && new > 0;
         }
         match self.joined.ending() {
             Ending::No => {}
@@ -151,6 +153,9 @@ impl Member {
             Ending::Reset { by_client: true } => return Some(SessionEnd::ClientReset),
             Ending::Reset { by_client: false } => return Some(SessionEnd::TargetReset),
             Ending::Dead => return Some(SessionEnd::Idle),
+        }
+        if self.account.lease.cut().is_cancelled() {
+            return Some(self.account.lease.cut_end());
         }
         match self.vigil.look(seen.map(sign), self.joined.now()) {
             Verdict::Keep => None,

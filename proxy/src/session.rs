@@ -4,13 +4,13 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
@@ -20,27 +20,28 @@ use crate::net::leg::Leg;
 use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
 use crate::net::relay::{Relay, Relayed, Settings};
-use crate::shared::Lease;
+use crate::places::Place;
+use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Worker;
 
-/// Serves the connection `client` from `peer`, which `listener` accepted on `worker`; `place` is its one there.
+/// Serves the connection `client` from `peer`, which the listener of that index accepted on `worker`; `place` is its one
+/// there.
 /// `alive` keeps the worker from ending.
 pub(crate) async fn serve(
     worker: &Worker,
-    listener: usize,
+    (shared, listener): (Arc<Shared>, usize),
     (client, peer): (TcpStream, SocketAddr),
     place: Place,
     alive: TaskTrackerToken,
 ) {
-    Session { worker, listener }.run(Leg::new(client), peer, place, alive).await;
+    Session { worker, shared, listener }.run(Leg::new(client), peer, place, alive).await;
 }
-
-/// A place among the `max_connections` of a listener.
-pub(crate) type Place = OwnedSemaphorePermit;
 
 struct Session<'a> {
     worker: &'a Worker,
+    /// The configuration that it began with.
+    shared: Arc<Shared>,
     listener: usize,
 }
 
@@ -60,7 +61,11 @@ pub(crate) struct Account {
     pub(crate) cell: Arc<RouteCell>,
     /// How it ended, as far as is known.
     pub(crate) end: SessionEnd,
-    _lease: Lease,
+    /// Whether the target sent a byte, as far as is known.
+    pub(crate) answered: bool,
+    /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
+    pub(crate) lease: Lease,
+    shared: Arc<Shared>,
     _place: Place,
 }
 
@@ -68,6 +73,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         debug!(end = self.end.code(), "session ended");
         self.cell.ends.of(self.end).add(1);
+        self.shared.session_ended(self.lease.id(), self.end, self.answered);
     }
 }
 
@@ -80,8 +86,8 @@ struct Beginning<'a> {
 impl Drop for Beginning<'_> {
     fn drop(&mut self) {
         if let Some(end) = self.end {
-            let Session { worker, listener } = *self.session;
-            worker.shared.stats.listener(listener, worker.index).ends.of(end).add(1);
+            let Session { worker, shared, listener } = self.session;
+            shared.stats.listener(*listener, worker.index).ends.of(end).add(1);
         }
     }
 }
@@ -103,27 +109,35 @@ impl Session<'_> {
         beginning.end = None;
         let id = lease.id();
         let cell = Arc::clone(self.route(id));
-        let mut account = Account { cell, end: SessionEnd::Drained, _lease: lease, _place: place };
-        let listener = &self.worker.shared.config.listeners[self.listener];
+        let shared = Arc::clone(&self.shared);
+        let mut account = Account { cell, end: SessionEnd::Drained, answered: false, lease, shared, _place: place };
+        let listener = &self.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
         let joined = self.worker.joined.as_deref();
         let ways = (kernel, joined.map(|joined| &joined.path));
-        let settings = Settings::new(listener, &self.worker.shared.config.datapath, kernel.is_some());
-        let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &account.cell);
-        match (relay.run().await, joined) {
-            (Relayed::Joined(session, read), Some(joined)) => {
-                let rules = joined::rules(listener, &self.worker.shared.target(id).0.tcp);
+        let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
+        let relayed = {
+            let cell = Arc::clone(&account.cell);
+            let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &cell);
+            // Pinned here, because a future that is passed by value is stored twice.
+            let run = pin!(relay.run());
+            account.lease.cut().run_until_cancelled(run).await
+        };
+        match (relayed, joined) {
+            (Some(Relayed::Joined(session, read)), Some(joined)) => {
+                let rules = joined::rules(listener, &self.shared.target(id).0.tcp);
                 joined.add(session, read, account, rules, alive).await;
             }
-            (Relayed::Ended(end), _) => account.end = end,
+            (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
             // Only a packet datapath joins; without one the session is reset where it stands.
-            (Relayed::Joined(..), None) => account.end = SessionEnd::IntegrityReset,
+            (Some(Relayed::Joined(..)), None) => account.end = SessionEnd::IntegrityReset,
+            (None, _) => account.end = account.lease.cut_end(),
         }
     }
 
     /// Everything before bytes are forwarded.
     async fn begin(&self, client: &Leg, peer: SocketAddr) -> Result<Begun, SessionEnd> {
-        let shared = &*self.worker.shared;
+        let shared = &*self.shared;
         let listener = &shared.config.listeners[self.listener];
         let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
         let accepted = proxy_protocol::accept(stream, listener.accept_proxy).await.map_err(|error| {
@@ -160,10 +174,10 @@ impl Session<'_> {
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
     /// group that failed last.
     async fn connect(&self, origin: Origin, segment: Option<u32>) -> Result<(Leg, Lease), SessionEnd> {
-        let shared = &self.worker.shared;
+        let shared = &self.shared;
         let mut tried = Vec::new();
         loop {
-            let selected = shared.select(self.listener, origin.source.ip(), &tried);
+            let selected = shared.select(self.listener, origin.source, &tried);
             self.log_refusal(selected.is_err() && tried.is_empty());
             let Ok(lease) = selected else {
                 return Err(if tried.is_empty() { SessionEnd::NoTarget } else { SessionEnd::ConnectFailed });
@@ -179,6 +193,7 @@ impl Session<'_> {
                 Err(error) => {
                     route.failures(error.reason()).add(1);
                     self.log_connect(lease.id(), Some(&error));
+                    shared.connect_failed(lease.id(), error.reason());
                     tried.push(lease.id());
                     if tried.len() > group.dial.connect_retries as usize {
                         return Err(SessionEnd::ConnectFailed);
@@ -189,12 +204,12 @@ impl Session<'_> {
     }
 
     fn route(&self, id: TargetId) -> &Arc<RouteCell> {
-        self.worker.shared.stats.route(self.listener, id, self.worker.index)
+        self.shared.stats.route(self.listener, id, self.worker.index)
     }
 
     /// Logs that the listener refuses sessions, or no longer does, once per change.
     fn log_refusal(&self, refusing: bool) {
-        let shared = &self.worker.shared;
+        let shared = &self.shared;
         if shared.refusing(self.listener).set(refusing) {
             let listener = &shared.config.listeners[self.listener].name;
             match refusing {
@@ -206,8 +221,8 @@ impl Session<'_> {
 
     /// Logs that connects to a target fail, or no longer do, once per change.
     fn log_connect(&self, id: TargetId, error: Option<&DialError>) {
-        let shared = &self.worker.shared;
-        if shared.failing(id).set(error.is_some()) {
+        let shared = &self.shared;
+        if shared.state(id).failing.set(error.is_some()) {
             let (group, target) = shared.target(id);
             match error {
                 Some(error) => warn!(group = group.name, target_name = target.name, "{error}"),

@@ -221,18 +221,28 @@ pub struct Stats {
 
 #[derive(Debug)]
 struct Listener {
-    cells: Box<[ListenerCell]>,
-    routes: Vec<(TargetId, Box<[Arc<RouteCell>]>)>,
+    cells: Arc<[ListenerCell]>,
+    routes: Vec<(TargetId, Arc<[Arc<RouteCell>]>)>,
 }
 
 impl Stats {
-    /// Counters at zero for every listener and each of its targets, for `workers` workers.
-    pub fn new(config: &Config, workers: usize) -> Self {
+    /// Counters for every listener and each of its targets, for `workers` workers. Those that `former` has for the same
+    /// listener, group and address go on; all others begin at zero.
+    pub fn new(config: &Config, workers: usize, former: Option<(&Config, &Self)>) -> Self {
         let listener = |listener: &crate::config::Listener| {
+            let known = former.and_then(|(config, stats)| {
+                let index = config.listeners.iter().position(|known| known.name == listener.name)?;
+                Some((config, &stats.listeners[index]))
+            });
+            let route = |id: TargetId| {
+                let known = known.and_then(|(former, known)| known.route(former.same_target(config, id)?));
+                (id, known.map_or_else(|| cells(workers), Arc::clone))
+            };
             let ids = listener.groups.iter().flat_map(|&group| {
                 (0..config.groups[group].targets.len()).map(move |target| TargetId { group, target })
             });
-            Listener { cells: cells(workers), routes: ids.map(|id| (id, cells(workers))).collect() }
+            let routes = ids.map(route).collect();
+            Listener { cells: known.map_or_else(|| cells(workers), |(_, known)| Arc::clone(&known.cells)), routes }
         };
         Self { listeners: config.listeners.iter().map(listener).collect() }
     }
@@ -247,9 +257,7 @@ impl Stats {
     /// # Panics
     /// If the listener does not use the target's group.
     pub fn route(&self, listener: usize, id: TargetId, worker: usize) -> &Arc<RouteCell> {
-        let routes = &self.listeners[listener].routes;
-        let found = routes.iter().find(|(route, _)| *route == id);
-        &found.expect("selection stays inside the listener's groups").1[worker]
+        &self.listeners[listener].route(id).expect("selection stays inside the listener's groups")[worker]
     }
 
     /// The cells of all workers for `listener`.
@@ -263,6 +271,12 @@ impl Stats {
     }
 }
 
-fn cells<T: Default>(workers: usize) -> Box<[T]> {
+impl Listener {
+    fn route(&self, id: TargetId) -> Option<&Arc<[Arc<RouteCell>]>> {
+        self.routes.iter().find(|(route, _)| *route == id).map(|(_, cells)| cells)
+    }
+}
+
+fn cells<T: Default>(workers: usize) -> Arc<[T]> {
     (0..workers).map(|_| T::default()).collect()
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::fastpath::packet::PacketPath;
-use crate::shared::Shared;
+use crate::shared::Running;
 use crate::worker::Phase;
 use metrics::Metrics;
 
@@ -45,7 +45,7 @@ pub enum AdminError {
 }
 
 struct Admin {
-    shared: Arc<Shared>,
+    running: Arc<Running>,
     phase: watch::Receiver<Phase>,
     metrics: Metrics,
 }
@@ -59,13 +59,13 @@ pub(crate) struct Kernel {
 /// Binds `address` and serves it for as long as the runtime lives.
 pub(crate) async fn start(
     address: SocketAddr,
-    shared: Arc<Shared>,
+    running: Arc<Running>,
     phase: watch::Receiver<Phase>,
     kernel: Kernel,
 ) -> Result<(), AdminError> {
     let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
     info!(%address, "admin address: /metrics /livez /readyz");
-    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new(kernel) });
+    let admin = Arc::new(Admin { running, phase, metrics: Metrics::new(kernel) });
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -101,12 +101,12 @@ impl Admin {
             "/metrics" | "/livez" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned())
             }
-            "/metrics" => (StatusCode::OK, self.metrics.render(&self.shared)),
+            "/metrics" => (StatusCode::OK, self.metrics.render(&self.running)),
             "/livez" => (StatusCode::OK, "alive\n".to_owned()),
             "/readyz" if *self.phase.borrow() != Phase::Serving => {
                 (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
             }
-            "/readyz" if !self.shared.is_able() => {
+            "/readyz" if !self.running.load().is_able() => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no group can take a session\n".to_owned())
             }
             "/readyz" => (StatusCode::OK, "ready\n".to_owned()),

@@ -41,14 +41,17 @@ pub enum BindError {
 }
 
 /// `count` sockets that listen on `address` together, one for each worker. Clients are told to send no larger segments than
-/// `segment` bytes.
+/// `segment` bytes. `beside`: this process listens there already.
 pub(crate) fn bind(
     address: SocketAddr,
     tcp: &TcpOptions,
     segment: Option<u32>,
     count: usize,
+    beside: bool,
 ) -> Result<Vec<Socket>, BindError> {
-    refuse_if_taken(address)?;
+    if !beside {
+        refuse_if_taken(address)?;
+    }
     (0..count).map(|_| bind_one(address, tcp, segment)).collect()
 }
 

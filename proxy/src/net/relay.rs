@@ -126,8 +126,8 @@ pub(crate) struct Relay<'a> {
 
 /// What becomes of a session that was relayed.
 pub(crate) enum Relayed {
-    /// It has ended.
-    Ended(SessionEnd),
+    /// It has ended; whether the target had sent a byte.
+    Ended(SessionEnd, bool),
     /// It goes on without user space, which has read so many bytes from each leg, the client's first.
     Joined(Joined, [u64; 2]),
 }
@@ -213,7 +213,7 @@ impl<'a> Relay<'a> {
                 Next::End(end) => break end,
                 Next::Join => match self.into_joined() {
                     Ok(joined) => return joined,
-                    Err(_lost) => return Relayed::Ended(SessionEnd::IntegrityReset),
+                    Err(_lost) => return Relayed::Ended(SessionEnd::IntegrityReset, true),
                 },
                 Next::Break(side) => {
                     self.deliver_rest(side).await;
@@ -235,7 +235,7 @@ impl<'a> Relay<'a> {
             self.client.close_in_order();
             self.target.close_in_order();
         }
-        Relayed::Ended(end)
+        Relayed::Ended(end, self.download.moved() > 0)
     }
 
     /// Takes the sockets of a session that is joined away from the runtime.

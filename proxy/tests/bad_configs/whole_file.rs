@@ -204,42 +204,6 @@ socket = "/run/x.sock""#,
         problems: &[("admin.socket", 2, "not yet supported", "remove it")],
     },
     Case {
-        name: "group options to come",
-        text: After(
-            6,
-            r#"min_healthy = 1
-on_down = "reset"
-failback_hold = "10s"
-slow_start = "30s""#,
-        ),
-        problems: &[
-            (
-                "group[0].min_healthy",
-                7,
-                "not yet supported",
-                "remove it: a group takes sessions as long as one of its targets",
-            ),
-            ("group[0].on_down", 8, "not yet supported", "remove it"),
-            ("group[0].failback_hold", 9, "not yet supported", "remove it"),
-            ("group[0].slow_start", 10, "not yet supported", "remove it"),
-        ],
-    },
-    Case {
-        name: "health checks",
-        text: After(
-            6,
-            r#"[group.health]
-kind = "http"
-path = "/health""#,
-        ),
-        problems: &[(
-            "group[0].health",
-            7,
-            "not yet supported",
-            "remove the table: a target that cannot be connected is passed",
-        )],
-    },
-    Case {
         name: "string without quotes",
         text: After(
             4,
