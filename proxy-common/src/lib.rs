@@ -94,11 +94,13 @@ pub enum Counter {
     GateDropped = 5,
     /// Alarms that found the ring buffer full.
     AlarmLost = 6,
+    /// Packets that began with bytes which had been forwarded before; these were cut off.
+    Overlapping = 7,
 }
 
 impl Counter {
     /// Every slot, in the order of the array.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RedirectedPackets,
         Self::RedirectedBytes,
         Self::EmptyDropped,
@@ -106,6 +108,7 @@ impl Counter {
         Self::NoPeer,
         Self::GateDropped,
         Self::AlarmLost,
+        Self::Overlapping,
     ];
 
     /// The slots of the array.

@@ -137,8 +137,8 @@ pub struct Leg {
     /// The largest window that this leg's peer announced, in bytes. What the daemon writes here before it arms is taken as
     /// a lower limit: its own socket may have announced more to the other peer.
     pub window: u64,
-    /// The rest of the line.
-    pub reserved_2: [u64; 1],
+    /// When this leg's peer ended its direction, or reset its connection; 0: not yet. By the same clock.
+    pub ended_at: u64,
 }
 
 /// Two legs that are, or are about to be, joined.
@@ -218,6 +218,21 @@ impl PacketCounter {
         Self::EventLost,
         Self::Failed,
     ];
+
+    /// What happened to the packet, as a stable word.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Passed => "passed",
+            Self::OutOfWindow => "out_of_window",
+            Self::Untranslatable => "untranslatable",
+            Self::NoRoute => "no_route",
+            Self::Dead => "dead",
+            Self::IcmpTranslated => "icmp_translated",
+            Self::EventLost => "event_lost",
+            Self::Failed => "failed",
+        }
+    }
 
     /// The slots of the array.
     pub const COUNT: u32 = Self::ALL.len() as u32;

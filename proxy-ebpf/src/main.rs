@@ -16,6 +16,7 @@ mod flow;
 mod gate;
 mod limits;
 mod maps;
+mod overlap;
 mod tcp;
 mod verdict;
 

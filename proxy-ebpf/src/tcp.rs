@@ -3,12 +3,14 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_skc_to_tcp_sock;
 
-/// Where `bytes_acked` and `rcv_nxt` are in the running kernel's `struct tcp_sock`, in bytes. The loader knows it from the
+/// Where `bytes_acked`, `rcv_nxt` and `copied_seq` are in the running kernel's `struct tcp_sock`, in bytes. The loader knows it from the
 /// kernel's type information: Rust programs carry no relocations for it.
 #[unsafe(no_mangle)]
 static BYTES_ACKED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static RCV_NXT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static COPIED_SEQ: Global<u32> = Global::new(0);
 
 /// A TCP socket's structure; the verifier checks every read of it.
 #[derive(Clone, Copy)]
@@ -41,5 +43,12 @@ impl TcpSock {
     pub(crate) fn rcv_nxt(self) -> u32 {
         // SAFETY: the offset is that of a `u32` of this structure.
         unsafe { self.0.add(RCV_NXT.load() as usize).cast::<u32>().read_volatile() }
+    }
+
+    /// The sequence number of the first byte that nobody has taken yet.
+    #[inline(always)]
+    pub(crate) fn copied_seq(self) -> u32 {
+        // SAFETY: the offset is that of a `u32` of this structure.
+        unsafe { self.0.add(COPIED_SEQ.load() as usize).cast::<u32>().read_volatile() }
     }
 }

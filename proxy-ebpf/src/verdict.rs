@@ -8,7 +8,7 @@ use landbridge_common::{Counter, Flow, SEQUENCE_KNOWN};
 use crate::counters::count;
 use crate::maps::PEERS;
 use crate::tcp::TcpSock;
-use crate::{flow, limits};
+use crate::{flow, limits, overlap};
 
 /// What becomes of a packet.
 ///
@@ -41,7 +41,14 @@ pub(crate) fn decide(packet: &SkBuffContext) -> Verdict {
         count(Counter::NoFlow, 1);
         return Verdict::Drop;
     };
-    note_progress(packet, flow);
+    // SAFETY: the kernel sets the socket for the time of the verdict.
+    if let Some(socket) = unsafe { TcpSock::of((*packet.skb.skb).__bindgen_anon_2.sk) } {
+        note_progress(socket, flow);
+        if overlap::cut(packet, socket).is_err() {
+            warn!(packet, "a packet of {} repeats bytes, and they cannot be cut off", source);
+            return Verdict::Drop;
+        }
+    }
 
     let len = u64::from(packet.len());
     if len == 0 {
@@ -70,12 +77,8 @@ pub(crate) fn decide(packet: &SkBuffContext) -> Verdict {
 /// Notes how far the source has received: nothing that the gate let through up to there is still on its way to a verdict,
 /// except what this run of verdicts is about to take.
 #[inline(always)]
-fn note_progress(packet: &SkBuffContext, flow: *mut Flow) {
-    // SAFETY: the kernel sets the socket for the time of the verdict, and the map keeps the value in place.
-    unsafe {
-        if let Some(source) = TcpSock::of((*packet.skb.skb).__bindgen_anon_2.sk) {
-            let processed = SEQUENCE_KNOWN | u64::from(source.rcv_nxt());
-            (&raw mut (*flow).processed).write_volatile(processed);
-        }
-    }
+fn note_progress(source: TcpSock, flow: *mut Flow) {
+    let processed = SEQUENCE_KNOWN | u64::from(source.rcv_nxt());
+    // SAFETY: the map keeps the value in place.
+    unsafe { (&raw mut (*flow).processed).write_volatile(processed) };
 }

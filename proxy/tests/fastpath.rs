@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use landbridge::fastpath::{Alarm, FastPath, Limits, Promoted, Unavailable};
+use landbridge::fastpath::{Alarm, Fallback, FastPath, Limits, Promoted, Unavailable};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -53,7 +53,10 @@ fn the_budget_refuses_and_is_given_back() {
     let Some(fast_path) = start(Limits { budget: 1, ..Limits::default() }) else { return };
     let [_client, client_leg, target_leg, _target] = session();
     let promoted = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 0).unwrap();
-    assert_eq!(fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).err().unwrap().reason(), "budget");
+    assert_eq!(
+        fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).err().unwrap().fallback(),
+        Fallback::Budget
+    );
     drop(promoted);
     drop(fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).unwrap());
     assert_eq!(fast_path.promoted(), 0);
@@ -66,12 +69,12 @@ fn wrong_books_and_ended_streams_are_refused() {
     target_leg.write_all(b"four").unwrap();
     for wrong in [0, 2, 6] {
         let refused = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), wrong).err().unwrap();
-        assert_eq!(refused.reason(), "out_of_step", "{wrong}: {refused}");
+        assert_eq!(refused.fallback(), Fallback::OutOfStep, "{wrong}: {refused}");
     }
     client.shutdown(Shutdown::Write).unwrap();
     sleep(Duration::from_millis(20));
     let refused = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 4).err().unwrap();
-    assert_eq!(refused.reason(), "insert_refused", "{refused}");
+    assert_eq!(refused.fallback(), Fallback::InsertRefused, "{refused}");
     assert_eq!(fast_path.promoted(), 0);
 }
 

@@ -14,7 +14,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use landbridge::fastpath::{FastPath, Limits, Promoted, Unavailable};
+use landbridge::fastpath::{Fallback, FastPath, Limits, Promoted, Unavailable};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 /// Sessions at once; the machines that run this have few CPUs, so that they disturb each other.
@@ -231,7 +231,7 @@ fn relay(
                 way.redirected += way.leave(promoted, totals)?;
             }
             // The sender is done; the rest goes through user space.
-            Err(error) if error.reason() == "insert_refused" => sleep(Duration::from_millis(1)),
+            Err(error) if error.fallback() == Fallback::InsertRefused => sleep(Duration::from_millis(1)),
             Err(error) => return Err(error.into()),
         }
         let until = Instant::now() + Duration::from_micros(random.random_range(0..500));

@@ -13,6 +13,7 @@ pub(crate) const ADMIN: &str = "127.0.0.1:9900";
 #[derive(Debug, Clone)]
 pub struct Config {
     runtime: String,
+    datapath: String,
     bind: Vec<String>,
     listener: String,
     listener_tcp: String,
@@ -25,6 +26,7 @@ pub struct Group {
     name: String,
     keys: String,
     tcp: String,
+    health: Option<String>,
     targets: Vec<String>,
 }
 
@@ -33,6 +35,7 @@ impl Config {
     pub fn new(groups: impl IntoIterator<Item = Group>) -> Self {
         Self {
             runtime: String::new(),
+            datapath: String::new(),
             bind: vec![format!("0.0.0.0:{LISTENER_PORT}")],
             listener: String::new(),
             listener_tcp: String::new(),
@@ -51,9 +54,21 @@ impl Config {
         self
     }
 
+    /// Adds a line to `[datapath]`.
+    pub fn datapath(mut self, line: &str) -> Self {
+        add(&mut self.datapath, line);
+        self
+    }
+
     /// Listens on this address too.
     pub fn bind(mut self, address: &str) -> Self {
         self.bind.push(address.to_owned());
+        self
+    }
+
+    /// Listens on these addresses instead.
+    pub fn only_bind(mut self, addresses: &[&str]) -> Self {
+        self.bind = addresses.iter().map(|address| (*address).to_owned()).collect();
         self
     }
 
@@ -73,7 +88,7 @@ impl Config {
 impl Group {
     /// A group without targets.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), keys: String::new(), tcp: String::new(), targets: Vec::new() }
+        Self { name: name.to_owned(), keys: String::new(), tcp: String::new(), health: None, targets: Vec::new() }
     }
 
     /// Adds a line to `[[group]]`.
@@ -85,6 +100,12 @@ impl Group {
     /// Adds a line to `[group.tcp]`.
     pub fn tcp(mut self, line: &str) -> Self {
         add(&mut self.tcp, line);
+        self
+    }
+
+    /// Adds a line to `[group.health]`; an empty one adds the table.
+    pub fn health(mut self, line: &str) -> Self {
+        add(self.health.get_or_insert_default(), line);
         self
     }
 
@@ -104,6 +125,7 @@ impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
         write!(f, "[runtime]\n{}\n[admin]\nlisten = \"{ADMIN}\"\n\n", self.runtime)?;
+        write!(f, "[datapath]\n{}\n", self.datapath)?;
         write!(f, "[[listener]]\nname = \"main\"\nbind = {:?}\ngroups = {names:?}\n{}\n", self.bind, self.listener)?;
         write!(f, "[listener.tcp]\n{}\n", self.listener_tcp)?;
         self.groups.iter().try_for_each(|group| group.fmt(f))
@@ -113,6 +135,9 @@ impl Display for Config {
 impl Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[[group]]\nname = {:?}\n{}\n[group.tcp]\n{}\n", self.name, self.keys, self.tcp)?;
+        if let Some(health) = &self.health {
+            write!(f, "[group.health]\n{health}\n")?;
+        }
         self.targets.iter().try_for_each(|target| writeln!(f, "[[group.target]]\n{target}"))
     }
 }

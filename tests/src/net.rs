@@ -3,22 +3,16 @@
 //! Every test has the same addresses because no test sees another's hosts. Nothing is routed between the links, so
 //! what arrives at a target can only have come through the proxy.
 
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
-use crate::{Host, eventually};
+use crate::link::{far_v4, far_v6, near_v4, near_v6};
+use crate::weather::Storm;
+use crate::{Damage, Host, Link};
 
 /// Nobody has this hardware address: what is sent to it is lost without an answer.
 const NOBODY: &str = "02:00:00:00:00:99";
-
-/// A host that has just been made listens nowhere.
-const CLOSED_PORT: u16 = 9;
-
-/// How long a host that is reached takes to refuse, with much to spare.
-const ANSWER: Duration = Duration::from_millis(100);
 
 /// A client, a proxy and targets.
 #[derive(Debug)]
@@ -29,22 +23,38 @@ pub struct Net {
     pub proxy: Host,
     /// Where targets run.
     pub targets: Vec<Host>,
+    storms: Vec<Storm>,
 }
 
 impl Net {
     /// A network with this many target hosts.
     pub fn new(targets: u8) -> Result<Self> {
-        let net = Self {
+        Self::with_links(Link::default(), &vec![Link::default(); targets.into()])
+    }
+
+    /// A network with a link to the client, and one to each of the target hosts.
+    pub fn with_links(client: Link, targets: &[Link]) -> Result<Self> {
+        let mut net = Self {
             client: Host::new("client", far_v4(0).into(), far_v6(0).into())?,
             proxy: Host::new("proxy", near_v4(0).into(), near_v6(0).into())?,
-            targets: (1..=targets)
-                .map(|link| Host::new(&format!("target{}", link - 1), far_v4(link).into(), far_v6(link).into()))
+            targets: (1..)
+                .zip(targets)
+                .map(|(number, _)| {
+                    Host::new(&format!("target{}", number - 1), far_v4(number).into(), far_v6(number).into())
+                })
                 .collect::<Result<_>>()?,
+            storms: Vec::new(),
         };
-        for (link, host) in (0u8..).zip(std::iter::once(&net.client).chain(&net.targets)) {
-            join(&net.proxy, host, link)?;
+        let hosts = std::iter::once(&net.client).chain(&net.targets);
+        for ((number, host), link) in (0..).zip(hosts).zip(std::iter::once(&client).chain(targets)) {
+            net.storms.extend(link.join(&net.proxy, host, number)?);
         }
         Ok(net)
+    }
+
+    /// What the weather has done on each of the links that have one, the client's first.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.storms.iter().map(Storm::damage).collect()
     }
 
     /// The address of the proxy on its link to target host `index`, which that host sees sessions come from.
@@ -83,45 +93,4 @@ impl Net {
         self.proxy.ip(&format!("route replace unreachable {address}"))?;
         Ok((address, port).into())
     }
-}
-
-/// Links `host` to the proxy; the proxy's device has the name of the host.
-fn join(proxy: &Host, host: &Host, link: u8) -> Result<()> {
-    let device = host.name();
-    let namespace = host.namespace_path();
-    proxy.ip(&format!("link add {device} type veth peer name eth0 netns {namespace}"))?;
-    for (end, device, v4, v6) in
-        [(proxy, device, near_v4(link), near_v6(link)), (host, "eth0", far_v4(link), far_v6(link))]
-    {
-        end.ip(&format!("link set {device} up"))?;
-        end.ip(&format!("addr add {v4}/24 dev {device}"))?;
-        // Duplicate address detection would keep the address unusable for a second.
-        end.ip(&format!("addr add {v6}/64 dev {device} nodad"))?;
-    }
-    // A link that has just come up may still drop packets, and a lost SYN costs a second.
-    for address in [host.v4(CLOSED_PORT), host.v6(CLOSED_PORT)] {
-        eventually(&format!("the proxy reaches {address}"), || {
-            let answer = proxy.enter(|| TcpStream::connect_timeout(&address, ANSWER));
-            let kind = answer.map_err(|error| error.kind());
-            ensure!(matches!(kind, Err(ErrorKind::ConnectionRefused)), "{kind:?}");
-            Ok(())
-        })?;
-    }
-    Ok(())
-}
-
-fn near_v4(link: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, link, 1)
-}
-
-fn far_v4(link: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, link, 2)
-}
-
-fn near_v6(link: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0, 0, link.into(), 0, 0, 0, 1)
-}
-
-fn far_v6(link: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0, 0, link.into(), 0, 0, 0, 2)
 }

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 /// Larger than any buffer on the way, so that reads and writes come in all sizes.
-const LONGEST_CHUNK: usize = 96 << 10;
+pub(crate) const LONGEST_CHUNK: usize = 96 << 10;
 
 /// The bytes of a seed, one after the other.
 ///
@@ -27,12 +27,26 @@ impl Source {
         Self { seed, position: 0 }
     }
 
+    /// How many bytes were taken.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Forgets the last `bytes` bytes that were taken: the next ones are these again.
+    pub fn give_back(&mut self, bytes: u64) {
+        self.position -= bytes;
+    }
+
     /// Fills `buffer` with the next bytes.
     pub fn fill(&mut self, buffer: &mut [u8]) {
-        for byte in buffer {
-            let word = mix(self.seed.wrapping_add(self.position / 8));
-            *byte = word.to_le_bytes()[usize::from(self.position as u8 % 8)];
-            self.position += 1;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let word = mix(self.seed.wrapping_add(self.position / 8)).to_le_bytes();
+            let word = &word[usize::from(self.position as u8 % 8)..];
+            let (piece, after) = rest.split_at_mut(word.len().min(rest.len()));
+            piece.copy_from_slice(&word[..piece.len()]);
+            self.position += piece.len() as u64;
+            rest = after;
         }
     }
 }
@@ -48,6 +62,11 @@ impl Checker {
     /// Expects the stream of `seed` from its start.
     pub fn new(seed: u64) -> Self {
         Self { expected: Source::new(seed), buffer: Vec::new() }
+    }
+
+    /// How many bytes were compared.
+    pub fn position(&self) -> u64 {
+        self.expected.position
     }
 
     /// Compares the next bytes; an error names the first that differs.
@@ -81,8 +100,8 @@ impl Checker {
 /// One step of a sender or receiver: wait, then move up to so many bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk {
-    length: usize,
-    pause: Duration,
+    pub(crate) length: usize,
+    pub(crate) pause: Duration,
 }
 
 /// Chunks from one byte to many buffers full, some of them after a pause of up to `longest_pause`.
@@ -119,7 +138,7 @@ pub fn pump(
 }
 
 /// Scatters neighbouring numbers over all of `u64`: the finalizer of the SplitMix64 generator.
-fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -17,6 +17,9 @@ pub(crate) fn forwarded(segment: &Segment, arrival: Arrival, now: u64) {
     unsafe {
         (&raw mut (*leg).last_seen).write_volatile(now);
         add(&raw mut (*leg).packets, 1);
+        if segment.flags & (FIN | RST) != 0 && (&raw const (*leg).ended_at).read_volatile() == 0 {
+            (&raw mut (*leg).ended_at).write_volatile(now);
+        }
         if segment.flags & RST != 0 {
             if is_expected(segment, leg, other) && phases::end(joint, phase::RESET) {
                 tell(joint, event::RESET);

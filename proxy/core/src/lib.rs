@@ -11,6 +11,11 @@ extern crate std;
 
 pub mod datapath;
 pub mod end;
+pub mod failover;
+pub mod health;
+pub mod join;
 pub mod life;
 pub mod packet;
+pub mod pool;
 pub mod select;
+pub mod vigil;

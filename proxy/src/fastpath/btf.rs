@@ -20,6 +20,24 @@ pub enum BtfError {
         /// Its field.
         field: &'static str,
     },
+    /// The structure does not begin with this field.
+    #[error("the kernel has {structure}.{field} at byte {offset}, not first")]
+    NotFirst {
+        /// The structure.
+        structure: &'static str,
+        /// Its field.
+        field: &'static str,
+        /// Where it is.
+        offset: u32,
+    },
+}
+
+/// An error unless a field is where its structure begins.
+pub(super) fn first(btf: &[u8], structure: &'static str, field: &'static str) -> Result<(), BtfError> {
+    match offset_of(btf, structure, field)? {
+        0 => Ok(()),
+        offset => Err(BtfError::NotFirst { structure, field, offset }),
+    }
 }
 
 /// The offset in bytes of a field that is a direct member of a structure.
@@ -140,6 +158,9 @@ mod tests {
         for (structure, field) in [("pair", "third"), ("pair", "odd"), ("trio", "first"), ("int", "first")] {
             assert_eq!(offset_of(&btf, structure, field), Err(BtfError::NoField { structure, field }));
         }
+        assert_eq!(first(&btf, "pair", "first"), Ok(()));
+        let (structure, field) = ("pair", "second");
+        assert_eq!(first(&btf, structure, field), Err(BtfError::NotFirst { structure, field, offset: 4 }));
     }
 
     #[test]

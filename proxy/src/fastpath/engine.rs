@@ -10,11 +10,12 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::{Program, SkSkb, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use futures_util::task::AtomicWaker;
-use landbridge_common::{Cookie, MAX_FLOWS, Slot};
+use landbridge_common::{Cookie, Flow, MAX_FLOWS, Slot};
 use socket2::SockRef;
 
-use super::flows::{FlowCell, Flows};
+use super::flows::{self, FlowCell};
 use super::log::KernelLog;
+use super::mapped::Mapped;
 use super::maps::{self, CounterMap, MapError, Maps};
 use super::slots::{self, Slots, Taken};
 use super::unavailable::LoadError;
@@ -27,7 +28,7 @@ const GATE: &str = "gate";
 /// Everything that directions need as long as they are promoted.
 pub(super) struct Engine {
     limits: Limits,
-    flows: Flows,
+    flows: Mapped<Flow>,
     counters: CounterMap,
     maps: Mutex<Maps>,
     slots: Mutex<Slots>,
@@ -56,10 +57,16 @@ impl Engine {
         let types = fs::read(kernel::BTF).map_err(LoadError::TypesUnreadable)?;
         let bytes_acked = btf::offset_of(&types, "tcp_sock", "bytes_acked")?;
         let rcv_nxt = btf::offset_of(&types, "tcp_sock", "rcv_nxt")?;
+        let copied_seq = btf::offset_of(&types, "tcp_sock", "copied_seq")?;
+        // The verdict takes a packet's sequence number for the first word that it sees of the control block.
+        for (structure, field) in [("tcp_skb_cb", "seq"), ("sk_skb_cb", "data")] {
+            btf::first(&types, structure, field)?;
+        }
         let capacity = limits.budget.saturating_add(slots::RESERVE).min(MAX_FLOWS);
         let mut programs = EbpfLoader::new()
             .override_global("BYTES_ACKED", &bytes_acked, true)
             .override_global("RCV_NXT", &rcv_nxt, true)
+            .override_global("COPIED_SEQ", &copied_seq, true)
             .map_max_entries(maps::FLOWS, capacity)
             .load(object)?;
 
@@ -92,7 +99,7 @@ impl Engine {
     }
 
     pub(super) fn flow(&self, slot: Slot) -> FlowCell<'_> {
-        self.flows.at(slot)
+        flows::cell(&self.flows, slot)
     }
 
     /// How many directions are promoted.

@@ -15,10 +15,13 @@
 mod alarms;
 mod btf;
 mod engine;
+mod fallback;
 mod flows;
 pub mod kernel;
 mod log;
+mod mapped;
 mod maps;
+pub mod packet;
 mod promoted;
 mod self_test;
 mod slots;
@@ -36,6 +39,7 @@ pub use landbridge_core::datapath::Limits;
 
 pub use self::btf::BtfError;
 use self::engine::{Engine, Loaded};
+pub use self::fallback::Fallback;
 pub use self::flows::Redirected;
 use self::kernel::Kernel;
 pub use self::log::KernelLog;
@@ -203,16 +207,16 @@ pub enum PromoteError {
 }
 
 impl PromoteError {
-    /// A stable name of the reason, for metrics.
-    pub fn reason(&self) -> &'static str {
+    /// What it is counted as.
+    pub fn fallback(&self) -> Fallback {
         match self {
-            Self::Budget { .. } => "budget",
-            Self::MapFull { .. } => "map_full",
-            Self::InsertRefused { .. } => "insert_refused",
-            Self::GateRefused { .. } => "gate_refused",
-            Self::Busy => "busy",
-            Self::Socket { .. } => "socket",
-            Self::OutOfStep { .. } => "out_of_step",
+            Self::Budget { .. } => Fallback::Budget,
+            Self::MapFull { .. } => Fallback::MapFull,
+            Self::InsertRefused { .. } => Fallback::InsertRefused,
+            Self::GateRefused { .. } => Fallback::GateRefused,
+            Self::Busy => Fallback::Busy,
+            Self::Socket { .. } => Fallback::Socket,
+            Self::OutOfStep { .. } => Fallback::OutOfStep,
         }
     }
 }

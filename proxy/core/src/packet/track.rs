@@ -12,6 +12,9 @@ pub fn forwarded(joint: &mut Joint, side: usize, facts: &Facts, now: u64) -> Opt
     let (leg, other) = if side == 0 { (client, target) } else { (target, client) };
     leg.last_seen = now;
     leg.packets += 1;
+    if facts.has(flag::FIN | flag::RST) && leg.ended_at == 0 {
+        leg.ended_at = now;
+    }
     if facts.has(flag::RST) {
         let expected = facts.sequence == newest(leg)
             || other.acknowledged == KNOWN | u64::from(facts.sequence.wrapping_add(leg.sequence_delta));

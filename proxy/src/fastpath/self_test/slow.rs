@@ -15,7 +15,7 @@ use super::session::{Deadline, Moved, Session, pattern, receive, send};
 use super::{Failure, agree, at, same};
 use crate::fastpath::engine::Engine;
 use crate::fastpath::promoted::Promoted;
-use crate::fastpath::{Limits, tcp};
+use crate::fastpath::{Fallback, Limits, tcp};
 
 const NAME: &str = "slow readers";
 
@@ -140,7 +140,7 @@ impl Mover<'_> {
         let promoted = Promoted::new(Arc::clone(self.engine), self.source.as_fd(), self.sink.as_fd(), given, &LIMITS);
         let mut promoted = match promoted {
             Ok(promoted) => promoted,
-            Err(error) if error.reason() == "insert_refused" => return Ok(false),
+            Err(error) if error.fallback() == Fallback::InsertRefused => return Ok(false),
             Err(error) => return Err(error.into()),
         };
         self.moved.promotions += 1;
