@@ -46,6 +46,8 @@ impl Session {
         let client_leg = accept(&listener)?;
         let target_leg = proxy.connect(targets.local_addr()?)?;
         let target = accept(&targets)?;
+        // The client acknowledges with what it writes next, if it writes soon.
+        set(&client, libc::TCP_QUICKACK, 0)?;
         let mut session = Self { client, target, legs: [client_leg, target_leg] };
         session.relay()?;
         Ok(session)
@@ -128,6 +130,17 @@ impl Session {
             }
         });
         ensure!(exchange(joints.state(INDEX), phase::PREPARED, phase::ARMED | acked), "dirty");
+        Ok(())
+    }
+
+    /// Takes an armed joint back, so that the session can be relayed again.
+    pub(crate) fn disarm(&self, programs: &Programs) -> Result<()> {
+        /// `TCP_REPAIR_OFF_NO_WP`: without a window probe.
+        const OFF: i32 = -1;
+        programs.joints.state(INDEX).store(phase::WATCHED, Ordering::SeqCst);
+        for leg in &self.legs {
+            set(leg, libc::TCP_REPAIR, OFF.cast_unsigned())?;
+        }
         Ok(())
     }
 
