@@ -133,17 +133,6 @@ impl Session {
         Ok(())
     }
 
-    /// Takes an armed joint back, so that the session can be relayed again.
-    pub(crate) fn disarm(&self, programs: &Programs) -> Result<()> {
-        /// `TCP_REPAIR_OFF_NO_WP`: without a window probe.
-        const OFF: i32 = -1;
-        programs.joints.state(INDEX).store(phase::WATCHED, Ordering::SeqCst);
-        for leg in &self.legs {
-            set(leg, libc::TCP_REPAIR, OFF.cast_unsigned())?;
-        }
-        Ok(())
-    }
-
     fn is_ipv6(&self, side: usize) -> bool {
         match self.legs[side].local_addr().expect("connected").ip() {
             IpAddr::V4(_) => false,

@@ -178,6 +178,43 @@ fn no_way_to_the_peer() {
     }
 }
 
+/// A leg that is bound to a device has its ways there alone. One that is not follows the routes, as far as the kernel tells
+/// them, else it has the device that the daemon found.
+#[test]
+fn ways_by_device() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (ends, joint) = live(false);
+    let bytes = ends.packet(CLIENT, &joint).bytes();
+    let [right, wrong] = ["target0", "client"]
+        .map(|device| rig.net().proxy.enter(|| nix::net::if_::if_nametoindex(device)).expect("the proxy has it"));
+    let forwarding = |rig: &Rig, device: &str, value: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{device}/forwarding");
+        rig.net().proxy.enter(|| std::fs::write(&path, value)).expect("a setting that exists");
+    };
+    for device in ["target0", "client"] {
+        forwarding(&rig, device, "1");
+    }
+    let is_sent_on = |rig: &mut Rig, device: u32, is_bound: bool| {
+        let mut joint = joint;
+        joint.legs[CLIENT].device = device;
+        joint.legs[CLIENT].is_bound = is_bound.into();
+        rig.is_sent_on(&ends, &joint, &bytes)
+    };
+    assert!(is_sent_on(&mut rig, right, true));
+    assert!(!is_sent_on(&mut rig, wrong, true));
+    assert!(is_sent_on(&mut rig, wrong, false));
+
+    rig.net().proxy.ip("route flush dev target0").expect("it has routes");
+    assert!(!is_sent_on(&mut rig, right, true) && !is_sent_on(&mut rig, right, false));
+
+    // Now the kernel does not say anything about routes.
+    for device in ["lo", "target0", "client"] {
+        forwarding(&rig, device, "0");
+    }
+    assert!(is_sent_on(&mut rig, right, false) && is_sent_on(&mut rig, right, true));
+    assert!(!is_sent_on(&mut rig, 0, false));
+}
+
 #[test]
 fn joints_that_are_too_old() {
     let Some(mut rig) = Rig::new() else { return };

@@ -206,6 +206,22 @@ impl Rig {
         assert_eq!(self.counters(), before);
     }
 
+    /// Runs a packet on a joint whose ways are not what the model takes for granted; returns whether it is sent on.
+    pub(crate) fn is_sent_on(&mut self, ends: &Ends, joint: &Joint, packet: &[u8]) -> bool {
+        self.know(ends);
+        self.programs.joints.set(INDEX, joint);
+        match self.test_run(Link::Ethernet, packet).0 {
+            REDIRECT => true,
+            DROP => false,
+            other => panic!("{other}"),
+        }
+    }
+
+    /// The network that the programs run in: the devices are the proxy's.
+    pub(crate) fn net(&self) -> &Net {
+        &self.net
+    }
+
     fn counters(&self) -> Vec<(PacketCounter, u64)> {
         PacketCounter::ALL.into_iter().map(|slot| (slot, self.programs.counter(slot))).collect()
     }
