@@ -16,8 +16,8 @@ const ICMPV6: u32 = 58;
 /// The words of an IPv6 header, and one for the ports.
 const WORDS: usize = 11;
 
-/// How many extension headers are followed to a TCP header behind them. Nobody who opens connections in good faith sends
-/// one; what hides behind more is left to the stack.
+/// How many extension headers are followed to a TCP header behind them. Nobody who opens connections in good faith
+/// sends one; what hides behind more is left to the stack.
 const EXTENSION_HEADERS: u32 = 4;
 
 /// Address words of an IPv4 address mapped into IPv6.

@@ -93,8 +93,8 @@ impl<const LINK: u32> Skb<LINK> {
         done(unsafe { bpf_skb_store_bytes(self.0, LINK + offset, from, len, u64::from(BPF_F_RECOMPUTE_CSUM)) })
     }
 
-    /// Corrects a transport checksum for a difference in what it covers of the packet. Nothing if the checksum is yet to
-    /// be computed.
+    /// Corrects a transport checksum for a difference in what it covers of the packet. Nothing if the checksum is yet
+    /// to be computed.
     #[inline(always)]
     pub(crate) fn adjust(self, offset: u32, difference: u32) -> Result<(), Refused> {
         // SAFETY: the context is the kernel's.

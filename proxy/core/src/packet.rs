@@ -61,8 +61,8 @@ pub struct Arrival {
     pub mtu: usize,
 }
 
-/// Decides about a packet of one of the joint's legs, and keeps the joint's books. What goes anywhere is written to `out`,
-/// unless it goes as it is.
+/// Decides about a packet of one of the joint's legs, and keeps the joint's books. What goes anywhere is written to
+/// `out`, unless it goes as it is.
 ///
 /// # Panics
 /// `out` is too short: the packet can grow by 20 bytes.

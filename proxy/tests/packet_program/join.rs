@@ -19,8 +19,8 @@ const BULK: u64 = 24 << 20;
 /// The same where packets get lost.
 const LESS: u64 = 3 << 20;
 
-/// How often a turning packet is tried for that acknowledges something: a client that is held up acknowledges first, after
-/// 40 ms.
+/// How often a turning packet is tried for that acknowledges something: a client that is held up acknowledges first,
+/// after 40 ms.
 const ATTEMPTS: u32 = 20;
 
 /// How a test's network and session differ from the usual ones.

@@ -185,8 +185,8 @@ pub(crate) fn monotonic() -> u64 {
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
-/// What the clock is set ahead, in milliseconds: the kernel tells it without its lowest bit, and rounding loses up to two
-/// steps more. A peer drops what steps back.
+/// What the clock is set ahead, in milliseconds: the kernel tells it without its lowest bit, and rounding loses up to
+/// two steps more. A peer drops what steps back.
 const AHEAD: u32 = 4;
 
 /// What a socket knows about its connection.

@@ -178,8 +178,8 @@ fn no_way_to_the_peer() {
     }
 }
 
-/// A leg that is bound to a device has its ways there alone. One that is not follows the routes, as far as the kernel tells
-/// them, else it has the device that the daemon found.
+/// A leg that is bound to a device has its ways there alone. One that is not follows the routes, as far as the kernel
+/// tells them, else it has the device that the daemon found.
 #[test]
 fn ways_by_device() {
     let Some(mut rig) = Rig::new() else { return };

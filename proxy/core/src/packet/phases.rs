@@ -17,7 +17,8 @@ pub enum Course {
     Dead,
 }
 
-/// Changes the phase as a packet demands it, and notes how far it reaches. `None` is a packet that cannot be translated.
+/// Changes the phase as a packet demands it, and notes how far it reaches. `None` is a packet that cannot be
+/// translated.
 ///
 /// This is one step of what the programs do in two: between note and decision they read the phase again.
 pub fn advance(joint: &mut Joint, side: usize, facts: Option<&Facts>, now: u64) -> Course {

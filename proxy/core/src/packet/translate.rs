@@ -14,7 +14,8 @@ pub enum Refusal {
     NoWay,
 }
 
-/// Translates a segment into `out`, and fixes the direction's timestamp delta if it is the first one. Returns its length.
+/// Translates a segment into `out`, and fixes the direction's timestamp delta if it is the first one. Returns its
+/// length.
 ///
 /// # Errors
 /// It cannot be sent on.

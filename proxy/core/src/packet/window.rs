@@ -20,8 +20,8 @@ pub fn newest(leg: &Leg) -> u32 {
     if leg.newest & KNOWN != 0 { leg.newest as u32 } else { leg.received }
 }
 
-/// Whether the packet's numbers are near what is expected: its end within the receiver's window around the newest one, its
-/// acknowledgement of something that was sent and not long ago.
+/// Whether the packet's numbers are near what is expected: its end within the receiver's window around the newest one,
+/// its acknowledgement of something that was sent and not long ago.
 pub fn is_plausible(joint: &Joint, side: usize, facts: &Facts) -> bool {
     let (leg, other) = (&joint.legs[side], &joint.legs[1 - side]);
     let ahead = i64::from(facts.end().wrapping_sub(newest(leg)) as i32);
@@ -39,7 +39,8 @@ pub fn is_plausible(joint: &Joint, side: usize, facts: &Facts) -> bool {
     (0..=span(leg)).contains(&outstanding)
 }
 
-/// Whether `sequence`, as the peer of `leg` counts, is of something that was sent on to `receiver` and may be on its way.
+/// Whether `sequence`, as the peer of `leg` counts, is of something that was sent on to `receiver` and may be on its
+/// way.
 pub fn is_on_its_way(sequence: u32, leg: &Leg, receiver: &Leg) -> bool {
     (0..=span(receiver)).contains(&i64::from(newest(leg).wrapping_sub(sequence) as i32))
 }

@@ -247,7 +247,9 @@ fn pick<T>(all: &[T], which: usize) -> Option<&T> {
 proptest! {
     #[test]
     fn both_sockets_have_everything(
-        starts in any::<[[u32; 2]; 2]>(), steps in prop::collection::vec(step(), 1..300), more in prop::collection::vec(step(), 50),
+        starts in any::<[[u32; 2]; 2]>(),
+        steps in prop::collection::vec(step(), 1..300),
+        more in prop::collection::vec(step(), 50),
     ) {
         let mut world = World::new(starts);
         for step in steps {

@@ -215,8 +215,8 @@ proptest! {
         prop_assert_eq!(blocks, &[content.sequence, end]);
     }
 
-    /// Windows from and to every scale: never more than was announced, but for what rounding keeps open, and the most that
-    /// can be said.
+    /// Windows from and to every scale: never more than was announced, but for what rounding keeps open, and the most
+    /// that can be said.
     #[test]
     fn windows_are_not_enlarged(window in any::<u16>(), scale_in in 0..=14_u8, scale_out in 0..=14_u8) {
         let bytes = u64::from(window) << scale_in;
@@ -262,7 +262,9 @@ proptest! {
 
     /// A session from its first live packet to its end, in either order of closing, with repeated FINs.
     #[test]
-    fn both_fins_close(session in session(), first in 0..2_usize, repeat in any::<bool>(), simultaneous in any::<bool>()) {
+    fn both_fins_close(
+        session in session(), first in 0..2_usize, repeat in any::<bool>(), simultaneous in any::<bool>(),
+    ) {
         let mut joint = session.joint;
         let packet = |joint: &mut Joint, side: usize, flags: u8, offset: u32, acked: u32| {
             let leg = joint.legs[side];
