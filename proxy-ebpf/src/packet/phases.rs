@@ -171,14 +171,16 @@ pub(crate) fn exchange(joint: *mut Joint, old: u64, new: u64) -> u64 {
     unsafe { compare_exchange(&raw mut (*joint).state, old, new) }
 }
 
-/// Takes a joint that is live or later to a later phase; returns whether this packet did it.
+/// Ends a live joint, or one that lingers after its end for good; returns whether this packet did it. A RST after both
+/// FINs does not count: a peer that has forgotten the connection answers so to what comes late.
 #[inline(always)]
 pub(crate) fn end(joint: *mut Joint, phase: u64) -> bool {
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         let old = state(joint);
         let now = old & PHASE;
-        if now < phase::LIVE || now >= phase {
+        let may_end = if phase == phase::DEAD { now >= phase::LIVE && now < phase::DEAD } else { now == phase::LIVE };
+        if !may_end {
             return false;
         }
         if exchange(joint, old, old & !PHASE | phase) == old {

@@ -33,8 +33,10 @@ pub fn forwarded(joint: &mut Joint, side: usize, facts: &Facts, now: u64) -> Opt
     None
 }
 
+/// Ends a live joint. One that has ended stays as it is: a peer that has forgotten the connection answers with a RST to
+/// what comes late.
 fn end(joint: &mut Joint, phase: u64, event: u64) -> Option<u64> {
-    if joint.state & PHASE >= phase {
+    if joint.state & PHASE != phase::LIVE {
         return None;
     }
     joint.state = joint.state & !PHASE | phase;
