@@ -205,8 +205,8 @@ pub(crate) fn end(joint: *mut Joint, phase: u64, flags: u64) -> bool {
     while attempt < ATTEMPTS {
         let old = state(joint);
         let now = old & PHASE;
-        let may_end = if phase == phase::DEAD { now >= phase::LIVE && now < phase::DEAD } else { now == phase::LIVE };
-        if !may_end {
+        let lingers = (phase::LIVE..phase::DEAD).contains(&now);
+        if now != phase::LIVE && !(phase == phase::DEAD && lingers) {
             return false;
         }
         if exchange(joint, old, old & !PHASE | phase | flags) == old {
