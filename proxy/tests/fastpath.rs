@@ -53,7 +53,10 @@ fn the_budget_refuses_and_is_given_back() {
     let Some(fast_path) = start(Limits { budget: 1, ..Limits::default() }) else { return };
     let [_client, client_leg, target_leg, _target] = session();
     let promoted = fast_path.promote(client_leg.as_fd(), target_leg.as_fd(), 0).unwrap();
-    assert_eq!(fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).err().unwrap().fallback(), Fallback::Budget);
+    assert_eq!(
+        fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).err().unwrap().fallback(),
+        Fallback::Budget
+    );
     drop(promoted);
     drop(fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).unwrap());
     assert_eq!(fast_path.promoted(), 0);

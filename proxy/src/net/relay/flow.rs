@@ -204,10 +204,11 @@ impl<'a> Flow<'a> {
         kernel: &Kernel,
         busy: &'a Cell<u32>,
     ) -> bool {
-        let promoted = kernel.hangups.watch(source).map_err(|error| (Fallback::Watch, error.to_string())).and_then(|watch| {
-            let promoted = kernel.fastpath.promote(source, sink, self.life.given());
-            promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.fallback(), error.to_string()))
-        });
+        let promoted =
+            kernel.hangups.watch(source).map_err(|error| (Fallback::Watch, error.to_string())).and_then(|watch| {
+                let promoted = kernel.fastpath.promote(source, sink, self.life.given());
+                promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.fallback(), error.to_string()))
+            });
         match promoted {
             Ok((promoted, watch)) => {
                 if !self.judge.may_demote() {
