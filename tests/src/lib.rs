@@ -28,7 +28,7 @@ pub use host::Host;
 pub use link::{Link, Offloads};
 pub use metrics::Metrics;
 pub use net::Net;
-pub use pattern::{Checker, Source, pump, random_chunks};
+pub use pattern::{Checker, Source, large_chunks, pump, random_chunks};
 pub use poll::{PATIENCE, eventually};
 pub use process::{Finished, Process};
 pub use socket::{Ending, SocketExt};
