@@ -20,14 +20,18 @@ const LENGTH: u64 = 16 << 20;
 const BUFFERS: &str = "4096 65536 262144";
 
 /// The default hard limit, in bytes: the kernel takes no more of a direction. Most are demoted earlier: of 50 that all
-/// began at once on two CPUs, each had 1.6 to 3.6 MB taken, the soft limit of 1 MiB and what arrived while it was demoted.
+/// began at once on two CPUs, each had 1.6 to 3.8 MB taken, the soft limit of 1 MiB and what arrived while it was demoted.
 const HARD: u64 = 4 << 20;
 
 /// A verdict looks after a packet, and a packet has up to 64 KiB. As many are on their way when the gate shuts.
 const LATE_PACKETS: u64 = 4 * (64 << 10);
 
-/// What packets need beside their bytes, and what others do on this machine meanwhile, in bytes for each session.
-const OVERHEAD: u64 = 1 << 20;
+/// What the buffers of a session's four sockets hold, in bytes, the kernel's own for packets included. Seen: 1 MB.
+const BUFFERED: u64 = 2 << 20;
+
+/// By how much the kernel's memory may change because of others on this machine, in bytes. Compilers were seen to do half of
+/// it; without limits the sessions would take six times as much.
+const OTHERS: u64 = 128 << 20;
 
 /// Messages before the bulk, as slow as tokens, so that `auto` has the direction in the kernel when it begins.
 const MESSAGES: u64 = 12;
@@ -53,12 +57,12 @@ fn stopped_readers_cost_no_more_than_the_limits_say() -> Result<()> {
     // User space holds back what its sinks do not take: this is what buffers cost anyway.
     let anyway = hold(&net, "copy")?;
     for datapath in ["sockmap", "auto"] {
-        let cost = hold(&net, datapath)?;
-        let each = |cost: u64, anyway: u64| cost.saturating_sub(anyway) / SESSIONS;
-        let (taken, kernel) = (each(cost.sent, anyway.sent), each(cost.kernel, anyway.kernel));
-        println!("{datapath}: for each, {taken} bytes more than copy are taken, in {kernel} bytes of kernel memory");
+        let Cost { sent, kernel } = hold(&net, datapath)?;
+        let taken = sent.saturating_sub(anyway.sent) / SESSIONS;
+        println!("{datapath}: {taken} bytes of each are taken, beside what buffers hold");
         ensure!(taken < HARD + LATE_PACKETS, "{datapath}: {taken} bytes are taken for each stopped reader");
-        ensure!(kernel < HARD + OVERHEAD, "{datapath}: {kernel} bytes of the kernel for each stopped reader");
+        let limit = SESSIONS * (HARD + BUFFERED) + OTHERS;
+        ensure!(kernel < limit, "{datapath}: {kernel} bytes of kernel memory for all stopped readers");
     }
     Ok(())
 }
