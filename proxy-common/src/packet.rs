@@ -67,7 +67,8 @@ pub const PHASE: u64 = 0xff;
 pub const CLIENT_ACKED: u64 = 1 << 8;
 /// The same for the target leg.
 pub const TARGET_ACKED: u64 = 1 << 9;
-/// Something arrived while the joint was prepared or armed: it does not become live, and the daemon has to relay on.
+/// Something arrived while the joint was prepared or armed: it does not become live, and the daemon has to relay on. Set
+/// even while watched by a packet whose end cannot be told, such as a fragment.
 pub const DIRTY: u64 = 1 << 10;
 
 /// Set in fields whose lower half is a number once they hold one.
@@ -98,10 +99,13 @@ pub struct Leg {
     pub window_scale_out: u8,
     /// This host's address on this leg is IPv6.
     pub is_ipv6: u8,
-    /// The rest of the word.
-    pub reserved: u8,
+    /// Packets of this leg leave through `device` whatever the routes say, because the other leg's socket is bound to it.
+    pub is_bound: u8,
     /// The other leg's timestamp clock (`TCP_TIMESTAMP`, one step a millisecond) at [`Joint::armed_at`].
     pub clock: u32,
+    /// The index of the device that leads to the other peer. Unless bound, it is used only where the kernel does not
+    /// tell the program its routes: before Linux 6.4, or without forwarding on the loopback device.
+    pub device: u32,
 
     /// The end of the newest payload or FIN that went to the socket, as a sequence number, with [`KNOWN`].
     pub passed: u64,
@@ -130,10 +134,11 @@ pub struct Leg {
     pub probe: u64,
     /// When that was sent.
     pub probe_sent: u64,
-    /// The largest window that this leg's peer announced, in bytes.
+    /// The largest window that this leg's peer announced, in bytes. What the daemon writes here before it arms is taken as
+    /// a lower limit: its own socket may have announced more to the other peer.
     pub window: u64,
-    /// The rest of the line.
-    pub reserved_2: [u64; 1],
+    /// When this leg's peer ended its direction, or reset its connection; 0: not yet. By the same clock.
+    pub ended_at: u64,
 }
 
 /// Two legs that are, or are about to be, joined.
@@ -188,7 +193,7 @@ pub enum PacketCounter {
     OutOfWindow = 2,
     /// Fragments, IP options, extension headers, URG, or a header that does not parse.
     Untranslatable = 3,
-    /// The way to the other peer is not known to the kernel.
+    /// The way to the other peer is not known to the kernel, too narrow for the packet, or longer than its hop limit.
     NoRoute = 4,
     /// The joint was dead.
     Dead = 5,
@@ -196,11 +201,13 @@ pub enum PacketCounter {
     IcmpTranslated = 6,
     /// Events that found the ring buffer full.
     EventLost = 7,
+    /// Packets that the kernel could not change, for want of memory.
+    Failed = 8,
 }
 
 impl PacketCounter {
     /// Every slot, in the order of the array.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Forwarded,
         Self::Passed,
         Self::OutOfWindow,
@@ -209,7 +216,23 @@ impl PacketCounter {
         Self::Dead,
         Self::IcmpTranslated,
         Self::EventLost,
+        Self::Failed,
     ];
+
+    /// What happened to the packet, as a stable word.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Passed => "passed",
+            Self::OutOfWindow => "out_of_window",
+            Self::Untranslatable => "untranslatable",
+            Self::NoRoute => "no_route",
+            Self::Dead => "dead",
+            Self::IcmpTranslated => "icmp_translated",
+            Self::EventLost => "event_lost",
+            Self::Failed => "failed",
+        }
+    }
 
     /// The slots of the array.
     pub const COUNT: u32 = Self::ALL.len() as u32;
@@ -218,7 +241,7 @@ impl PacketCounter {
 const _: () = {
     assert!(size_of::<Tuple>() == 36 && align_of::<Tuple>() == 4);
     assert!(size_of::<Leg>() == 192 && align_of::<Leg>() == 64);
-    assert!(offset_of!(Leg, passed) == 64);
+    assert!(offset_of!(Leg, device) == 60 && offset_of!(Leg, passed) == 64);
     assert!(size_of::<Joint>() == 448 && offset_of!(Joint, legs) == 64);
     let mut slot = 0;
     while slot < PacketCounter::ALL.len() {

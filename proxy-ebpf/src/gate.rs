@@ -4,7 +4,8 @@
 use aya_ebpf::programs::SkBuffContext;
 use landbridge_common::{Counter, Flow, SEQUENCE_KNOWN};
 
-use crate::counters::{add, compare_exchange, count};
+use crate::atomics::{add, compare_exchange};
+use crate::counters::count;
 use crate::flow;
 
 /// What a socket filter returns: how much of the packet is kept. The kernel takes it as an upper limit.

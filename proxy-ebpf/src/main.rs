@@ -10,6 +10,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomics;
 mod counters;
 mod flow;
 mod gate;

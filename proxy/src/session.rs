@@ -3,68 +3,141 @@
 //! A session is one task of one worker. Cancelling it resets both legs and counts the session as drained.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::joined;
 use crate::net::dial::{DialError, dial};
 use crate::net::leg::Leg;
+use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
-use crate::net::relay::{Relay, Settings};
-use crate::shared::Lease;
+use crate::net::relay::{Relay, Relayed, Settings};
+use crate::places::Place;
+use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Worker;
 
-/// Serves the connection `client` from `peer`, which `listener` accepted on `worker`.
-pub(crate) async fn serve(worker: &Worker, listener: usize, client: TcpStream, peer: SocketAddr) {
-    let mut session = Session { worker, listener, target: None, end: SessionEnd::Drained };
-    session.end = session.run(Leg::new(client), peer).await;
-    debug!(%peer, end = session.end.code(), "session ended");
+/// Serves the connection `client` from `peer`, which the listener of that index accepted on `worker`; `place` is its one
+/// there.
+/// `alive` keeps the worker from ending.
+pub(crate) async fn serve(
+    worker: &Worker,
+    (shared, listener): (Arc<Shared>, usize),
+    (client, peer): (TcpStream, SocketAddr),
+    place: Place,
+    alive: TaskTrackerToken,
+) {
+    Session { worker, shared, listener }.run(Leg::new(client), peer, place, alive).await;
 }
 
-/// A session; counted by how it ended when it is dropped.
 struct Session<'a> {
     worker: &'a Worker,
+    /// The configuration that it began with.
+    shared: Arc<Shared>,
     listener: usize,
-    target: Option<TargetId>,
-    end: SessionEnd,
 }
 
 /// A session whose target is connected.
-struct Begun<'a> {
+struct Begun {
     target: Leg,
     /// What goes to the target first.
     head: Bytes,
     /// Bytes that were read from the client.
     read: u64,
-    lease: Lease<'a>,
+    lease: Lease,
 }
 
-impl<'a> Session<'a> {
-    async fn run(&mut self, mut client: Leg, peer: SocketAddr) -> SessionEnd {
-        match self.begin(&client, peer).await {
-            Ok(Begun { target, head, read, lease }) => {
-                let listener = &self.worker.shared.config.listeners[self.listener];
-                let kernel = self.worker.kernel.as_ref();
-                let settings = Settings::new(listener, self.worker.shared.config.datapath.thresholds, kernel.is_some());
-                let (buffers, cell) = (&self.worker.buffers, self.route(lease.id()));
-                Relay::new((client, target), (head, read), settings, buffers, kernel, cell).run().await
-            }
+/// What a session is counted by as long as it lives; its end is counted when this is dropped.
+pub(crate) struct Account {
+    /// The counters of its route on its worker.
+    pub(crate) cell: Arc<RouteCell>,
+    /// How it ended, as far as is known.
+    pub(crate) end: SessionEnd,
+    /// Whether the target sent a byte, as far as is known.
+    pub(crate) answered: bool,
+    /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
+    pub(crate) lease: Lease,
+    shared: Arc<Shared>,
+    _place: Place,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        debug!(end = self.end.code(), "session ended");
+        self.cell.ends.of(self.end).add(1);
+        self.shared.session_ended(self.lease.id(), self.end, self.answered);
+    }
+}
+
+/// A session that has no target yet; its end is counted when this is dropped.
+struct Beginning<'a> {
+    session: &'a Session<'a>,
+    end: Option<SessionEnd>,
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        if let Some(end) = self.end {
+            let Session { worker, shared, listener } = self.session;
+            shared.stats.listener(*listener, worker.index).ends.of(end).add(1);
+        }
+    }
+}
+
+impl Session<'_> {
+    async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
+        // Until it is known better: cancelled.
+        let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
+        let Begun { target, head, read, lease } = match Box::pin(self.begin(&client, peer)).await {
+            Ok(begun) => begun,
             Err(end) => {
+                beginning.end = Some(end);
                 if end.is_orderly() {
                     client.close_in_order();
                 }
-                end
+                return;
             }
+        };
+        beginning.end = None;
+        let id = lease.id();
+        let cell = Arc::clone(self.route(id));
+        let shared = Arc::clone(&self.shared);
+        let mut account = Account { cell, end: SessionEnd::Drained, answered: false, lease, shared, _place: place };
+        let listener = &self.shared.config.listeners[self.listener];
+        let kernel = self.worker.kernel.as_ref();
+        let joined = self.worker.joined.as_deref();
+        let ways = (kernel, joined.map(|joined| &joined.path));
+        let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
+        let relayed = {
+            let cell = Arc::clone(&account.cell);
+            let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &cell);
+            // Pinned here, because a future that is passed by value is stored twice.
+            let run = pin!(relay.run());
+            account.lease.cut().run_until_cancelled(run).await
+        };
+        match (relayed, joined) {
+            (Some(Relayed::Joined(session, read)), Some(joined)) => {
+                let rules = joined::rules(listener, &self.shared.target(id).0.tcp);
+                joined.add(session, read, account, rules, alive).await;
+            }
+            (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
+            // Only a packet datapath joins; without one the session is reset where it stands.
+            (Some(Relayed::Joined(..)), None) => account.end = SessionEnd::IntegrityReset,
+            (None, _) => account.end = account.lease.cut_end(),
         }
     }
 
     /// Everything before bytes are forwarded.
-    async fn begin(&mut self, client: &Leg, peer: SocketAddr) -> Result<Begun<'a>, SessionEnd> {
-        let shared = &*self.worker.shared;
+    async fn begin(&self, client: &Leg, peer: SocketAddr) -> Result<Begun, SessionEnd> {
+        let shared = &*self.shared;
         let listener = &shared.config.listeners[self.listener];
         let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
         let accepted = proxy_protocol::accept(stream, listener.accept_proxy).await.map_err(|error| {
@@ -78,12 +151,16 @@ impl<'a> Session<'a> {
                 destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
             },
         };
+        // What the target sends has to fit on the way to the client, or the two cannot be joined.
+        let segment = match self.worker.joined {
+            Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),
+            None => None,
+        };
         let (target, lease) = tokio::select! {
             biased;
-            connected = self.connect(origin) => connected?,
+            connected = self.connect(origin, segment) => connected?,
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
-        self.target = Some(lease.id());
 
         let mut head = match shared.target(lease.id()).0.send_proxy {
             Some(version) => proxy_protocol::encode(version, origin),
@@ -96,11 +173,11 @@ impl<'a> Session<'a> {
 
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
     /// group that failed last.
-    async fn connect(&self, origin: Origin) -> Result<(Leg, Lease<'a>), SessionEnd> {
-        let shared = &*self.worker.shared;
+    async fn connect(&self, origin: Origin, segment: Option<u32>) -> Result<(Leg, Lease), SessionEnd> {
+        let shared = &self.shared;
         let mut tried = Vec::new();
         loop {
-            let selected = shared.select(self.listener, origin.source.ip(), &tried);
+            let selected = shared.select(self.listener, origin.source, &tried);
             self.log_refusal(selected.is_err() && tried.is_empty());
             let Ok(lease) = selected else {
                 return Err(if tried.is_empty() { SessionEnd::NoTarget } else { SessionEnd::ConnectFailed });
@@ -108,7 +185,7 @@ impl<'a> Session<'a> {
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);
-            match dial(target.address, &group.dial, &group.tcp).await {
+            match dial(target.address, &group.dial, &group.tcp, segment).await {
                 Ok(stream) => {
                     self.log_connect(lease.id(), None);
                     return Ok((Leg::new(stream), lease));
@@ -116,6 +193,7 @@ impl<'a> Session<'a> {
                 Err(error) => {
                     route.failures(error.reason()).add(1);
                     self.log_connect(lease.id(), Some(&error));
+                    shared.connect_failed(lease.id(), error.reason());
                     tried.push(lease.id());
                     if tried.len() > group.dial.connect_retries as usize {
                         return Err(SessionEnd::ConnectFailed);
@@ -125,13 +203,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn route(&self, id: TargetId) -> &'a RouteCell {
-        self.worker.shared.stats.route(self.listener, id, self.worker.index)
+    fn route(&self, id: TargetId) -> &Arc<RouteCell> {
+        self.shared.stats.route(self.listener, id, self.worker.index)
     }
 
     /// Logs that the listener refuses sessions, or no longer does, once per change.
     fn log_refusal(&self, refusing: bool) {
-        let shared = &self.worker.shared;
+        let shared = &self.shared;
         if shared.refusing(self.listener).set(refusing) {
             let listener = &shared.config.listeners[self.listener].name;
             match refusing {
@@ -143,23 +221,13 @@ impl<'a> Session<'a> {
 
     /// Logs that connects to a target fail, or no longer do, once per change.
     fn log_connect(&self, id: TargetId, error: Option<&DialError>) {
-        let shared = &self.worker.shared;
-        if shared.failing(id).set(error.is_some()) {
+        let shared = &self.shared;
+        if shared.state(id).failing.set(error.is_some()) {
             let (group, target) = shared.target(id);
             match error {
                 Some(error) => warn!(group = group.name, target_name = target.name, "{error}"),
                 None => info!(group = group.name, target_name = target.name, "connects again"),
             }
         }
-    }
-}
-
-impl Drop for Session<'_> {
-    fn drop(&mut self) {
-        let ends = match self.target {
-            Some(id) => &self.route(id).ends,
-            None => &self.worker.shared.stats.listener(self.listener, self.worker.index).ends,
-        };
-        ends.of(self.end).add(1);
     }
 }

@@ -1,87 +1,179 @@
-//! What all workers share: the configuration, whose turn it is, and the counters.
+//! What all workers share: one generation of the configuration, whose turn it is, and the counters.
+//!
+//! A [`Shared`] never changes its configuration; a reload makes the next one, which takes over what is known and counted
+//! ([`Shared::next`]), and puts it in the place of the former ([`Running`]). Sessions keep the one that they began with.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use landbridge_core::select::{GroupSpec, NoTarget, Selector, TargetId, TargetSpec};
+use arc_swap::ArcSwap;
+
+use landbridge_core::end::SessionEnd;
+use landbridge_core::failover::GroupRules;
+use landbridge_core::health::{EjectRules, ProbeRules};
+use landbridge_core::pool::Pool;
+use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
+use crate::places::{Place, Places};
 use crate::stats::Stats;
+use crate::target::{Entry, Handle, TargetState, Transition};
 
-/// A running configuration.
+/// The configuration that runs now.
+pub(crate) struct Running {
+    current: ArcSwap<Shared>,
+    reload_failed: AtomicBool,
+    /// When the last good configuration was put in force, in seconds since 1970.
+    loaded_at: AtomicU64,
+}
+
+impl Running {
+    pub(crate) fn new(first: Arc<Shared>) -> Self {
+        let running = Self {
+            current: ArcSwap::new(first),
+            reload_failed: AtomicBool::default(),
+            loaded_at: AtomicU64::default(),
+        };
+        running.note_reload(true);
+        running
+    }
+
+    /// The configuration for a session that begins now.
+    pub(crate) fn load(&self) -> Arc<Shared> {
+        self.current.load_full()
+    }
+
+    /// From now on `next` is the configuration.
+    pub(crate) fn replace(&self, next: Arc<Shared>) {
+        self.current.store(next);
+        self.note_reload(true);
+    }
+
+    /// Takes note of how a reload went.
+    pub(crate) fn note_reload(&self, good: bool) {
+        self.reload_failed.store(!good, Ordering::Relaxed);
+        if good {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.loaded_at.store(now.as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last reload was good, and when there was a good one, in seconds since 1970. The start is one.
+    pub(crate) fn last_reload(&self) -> (bool, u64) {
+        (!self.reload_failed.load(Ordering::Relaxed), self.loaded_at.load(Ordering::Relaxed))
+    }
+}
+
+/// One generation of the configuration.
 pub(crate) struct Shared {
+    /// Counts the generations from 0.
+    pub(crate) generation: u64,
     pub(crate) config: Config,
     pub(crate) stats: Stats,
     /// One lock for all choices: they take some hundred nanoseconds, happen once or twice in a session's life, and only
     /// together are weights and limits exact.
-    selector: Mutex<Selector>,
+    pool: Mutex<Pool>,
+    /// The moment that the pool's times are counted from.
+    epoch: Instant,
+    /// Told when the pool's next deadline may have moved.
+    pub(crate) changed: Notify,
+    /// Told when a probe has ended.
+    pub(crate) verdict: Notify,
     listeners: Vec<ListenerState>,
-    failing: Vec<Vec<Transition>>,
+    targets: Vec<Vec<Arc<TargetState>>>,
 }
 
+#[derive(Clone)]
 struct ListenerState {
-    places: Arc<Semaphore>,
-    refusing: Transition,
-}
-
-/// Tells whether something is true that was not before, so that it is logged once per change.
-#[derive(Default)]
-pub(crate) struct Transition(AtomicBool);
-
-impl Transition {
-    /// Whether `now` is a change.
-    pub(crate) fn set(&self, now: bool) -> bool {
-        // The plain load keeps the cache line shared while nothing changes.
-        self.0.load(Ordering::Relaxed) != now && self.0.swap(now, Ordering::Relaxed) != now
-    }
+    name: Arc<str>,
+    places: Arc<Places>,
+    refusing: Arc<Transition>,
 }
 
 impl Shared {
+    /// The first configuration.
     pub(crate) fn new(config: Config, workers: usize) -> Self {
-        let groups = config.groups.iter().map(group_spec).collect();
+        Self::build(config, workers, None)
+    }
+
+    /// The configuration after this one: whoever is in both keeps health, sessions and counters.
+    pub(crate) fn next(&self, config: Config, workers: usize) -> Self {
+        Self::build(config, workers, Some(self))
+    }
+
+    fn build(config: Config, workers: usize, former: Option<&Self>) -> Self {
+        let former_target = |id| former.and_then(|former| former.config.same_target(&config, id));
+        let state = |id| match (former, former_target(id)) {
+            (Some(former), Some(known)) => Arc::clone(former.state(known)),
+            _ => Arc::default(),
+        };
+        let mut targets: Vec<Vec<Arc<TargetState>>> = config.groups.iter().map(|_| Vec::new()).collect();
+        config.target_ids().for_each(|id| targets[id.group].push(state(id)));
+        let groups = config.groups.iter().zip(&targets);
+        let groups = groups.map(|(group, targets)| (group_spec(group, targets), group_rules(group))).collect();
         let listeners = config.listeners.iter().map(|listener| listener.groups.clone()).collect();
         // The seed spreads the choices of several daemons; without a random one they are merely alike.
         let seed = SysRng.try_next_u64().unwrap_or_default();
+        let mut pool = Pool::new(groups, listeners, seed);
+        let epoch = former.map_or_else(Instant::now, |former| former.epoch);
+        if let Some(former) = former {
+            pool.inherit(&former.pool(), former_target, epoch.elapsed());
+        }
+        let listener = |name: &str| {
+            let known = former.and_then(|former| former.listeners.iter().find(|known| *known.name == *name));
+            known.cloned().unwrap_or_else(|| ListenerState {
+                name: name.into(),
+                places: Arc::default(),
+                refusing: Arc::default(),
+            })
+        };
         Self {
-            stats: Stats::new(&config, workers),
-            selector: Mutex::new(Selector::new(groups, listeners, seed)),
-            listeners: config
-                .listeners
-                .iter()
-                .map(|listener| ListenerState {
-                    places: Arc::new(Semaphore::new(listener.max_connections as usize)),
-                    refusing: Transition::default(),
-                })
-                .collect(),
-            failing: config.groups.iter().map(|g| g.targets.iter().map(|_| Transition::default()).collect()).collect(),
+            generation: former.map_or(0, |former| former.generation + 1),
+            stats: Stats::new(&config, workers, former.map(|former| (&former.config, &former.stats))),
+            pool: Mutex::new(pool),
+            epoch,
+            changed: Notify::new(),
+            verdict: Notify::new(),
+            listeners: config.listeners.iter().map(|of| listener(&of.name)).collect(),
+            targets,
             config,
         }
     }
 
+    /// The listener that has `address`.
+    pub(crate) fn listener_at(&self, address: SocketAddr) -> Option<usize> {
+        self.config.listeners.iter().position(|listener| listener.bind.contains(&address))
+    }
+
     /// A place among the `max_connections` of `listener`; `None` if it is full.
-    pub(crate) fn admit(&self, listener: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.listeners[listener].places).try_acquire_owned().ok()
+    pub(crate) fn admit(&self, listener: usize) -> Option<Place> {
+        self.listeners[listener].places.take(self.config.listeners[listener].max_connections)
     }
 
     /// Chooses a target and counts the session to it until the [`Lease`] is dropped.
-    pub(crate) fn select(&self, listener: usize, client: IpAddr, tried: &[TargetId]) -> Result<Lease<'_>, NoTarget> {
-        let id = self.selector().select(listener, client, tried)?;
-        Ok(Lease { shared: self, id })
+    pub(crate) fn select(&self, listener: usize, client: SocketAddr, tried: &[TargetId]) -> Result<Lease, NoTarget> {
+        let id = self.pool().select(listener, client.ip(), tried)?;
+        let state = Arc::clone(self.state(id));
+        let handle = Handle::new(Arc::clone(&self.listeners[listener].name), client);
+        Ok(Lease { id, entry: state.enter(handle), state })
     }
 
     /// Whether some target of some listener can take a session now.
     pub(crate) fn is_able(&self) -> bool {
-        let selector = self.selector();
-        (0..self.config.listeners.len()).any(|listener| selector.is_able(listener))
+        let pool = self.pool();
+        (0..self.config.listeners.len()).any(|listener| pool.selector().is_able(listener))
     }
 
     /// Sessions that `id` has now.
     pub(crate) fn sessions(&self, id: TargetId) -> u32 {
-        self.selector().sessions(id)
+        self.state(id).load.sessions()
     }
 
     /// The group and the target of `id`.
@@ -90,50 +182,91 @@ impl Shared {
         (group, &group.targets[id.target])
     }
 
+    /// What lives as long as the target `id`.
+    pub(crate) fn state(&self, id: TargetId) -> &Arc<TargetState> {
+        &self.targets[id.group][id.target]
+    }
+
     /// Whether `listener` refuses sessions for want of a target.
     pub(crate) fn refusing(&self, listener: usize) -> &Transition {
         &self.listeners[listener].refusing
     }
 
-    /// Whether the last connect to `id` failed.
-    pub(crate) fn failing(&self, id: TargetId) -> &Transition {
-        &self.failing[id.group][id.target]
+    /// What is known and chosen of the targets.
+    pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {
+        // A panic inside a choice leaves counts at worst off by one.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn selector(&self) -> MutexGuard<'_, Selector> {
-        // A panic inside a choice leaves counts at worst off by one.
-        self.selector.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The time as the pool counts it.
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// The moment that the pool calls `time`.
+    pub(crate) fn instant(&self, time: Duration) -> Instant {
+        self.epoch + time
     }
 }
 
 /// A target with a session counted to it.
-pub(crate) struct Lease<'a> {
-    shared: &'a Shared,
+#[derive(Debug)]
+pub(crate) struct Lease {
     id: TargetId,
+    entry: Entry,
+    state: Arc<TargetState>,
 }
 
-impl Lease<'_> {
+impl Lease {
     pub(crate) fn id(&self) -> TargetId {
         self.id
     }
-}
 
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        self.shared.selector().release(self.id);
+    /// Cancelled when the session has to end for the sake of its target: whoever forwards its bytes resets both legs
+    /// then, and counts it as [`Self::cut_end`].
+    pub(crate) fn cut(&self) -> &CancellationToken {
+        self.entry.token()
+    }
+
+    /// How a session ends that was cut.
+    pub(crate) fn cut_end(&self) -> SessionEnd {
+        self.entry.end()
     }
 }
 
-fn group_spec(group: &Group) -> GroupSpec {
-    let target = |target: &Target| TargetSpec {
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.state.load.release();
+    }
+}
+
+fn group_spec(group: &Group, states: &[Arc<TargetState>]) -> GroupSpec {
+    let target = |(target, state): (&Target, &Arc<TargetState>)| TargetSpec {
         address: target.address,
         weight: target.weight,
         max_sessions: target.max_connections,
+        load: Arc::clone(&state.load),
     };
     GroupSpec {
         tier: group.tier,
         weight: group.weight,
         balance: group.balance,
-        targets: group.targets.iter().map(target).collect(),
+        targets: group.targets.iter().zip(states).map(target).collect(),
+    }
+}
+
+fn group_rules(group: &Group) -> GroupRules {
+    GroupRules {
+        min_healthy: group.min_healthy,
+        failback_hold: group.failback_hold,
+        slow_start: group.slow_start,
+        max_ejected: group.eject.most,
+        probes: group.health.as_ref().map(|check| ProbeRules {
+            interval: check.interval,
+            fast_interval: check.fast_interval,
+            rise: check.rise,
+            fall: check.fall,
+        }),
+        eject: EjectRules { after: group.eject.after, hold: group.eject.hold },
     }
 }

@@ -3,10 +3,12 @@
 //! A session belongs to one worker for life, so each worker counts in cells of its own and no cache line travels
 //! between CPUs for a byte that is forwarded.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::join::NotJoined;
 use landbridge_core::select::TargetId;
 
 use crate::config::Config;
@@ -44,11 +46,13 @@ pub enum Carrier {
     Splice,
     /// The kernel, from socket to socket.
     Sockmap,
+    /// The kernel, from device to device.
+    Packet,
 }
 
 impl Carrier {
     /// All carriers, in the order of their cells.
-    pub const ALL: [Self; 3] = [Self::Copy, Self::Splice, Self::Sockmap];
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Splice, Self::Sockmap, Self::Packet];
 
     /// The value of the metric label `datapath`.
     pub const fn label(self) -> &'static str {
@@ -56,6 +60,7 @@ impl Carrier {
             Self::Copy => "copy",
             Self::Splice => "splice",
             Self::Sockmap => "sockmap",
+            Self::Packet => "packet",
         }
     }
 }
@@ -99,25 +104,32 @@ impl Gauge {
 
 /// A direction of a session that is counted to what carries it, until this is dropped.
 #[derive(Debug)]
-pub struct Presence<'a> {
-    gauges: &'a [Gauge; Carrier::ALL.len()],
+pub struct Presence {
+    cell: Arc<RouteCell>,
+    direction: Direction,
     carrier: Carrier,
 }
 
-impl Presence<'_> {
+impl Presence {
+    /// Counts a direction to `carrier`.
+    pub fn new(cell: Arc<RouteCell>, direction: Direction, carrier: Carrier) -> Self {
+        cell.present(direction, carrier).up();
+        Self { cell, direction, carrier }
+    }
+
     /// From now on `carrier` carries it.
     pub fn change(&mut self, carrier: Carrier) {
         if carrier != self.carrier {
-            self.gauges[self.carrier as usize].down();
-            self.gauges[carrier as usize].up();
+            self.cell.present(self.direction, self.carrier).down();
+            self.cell.present(self.direction, carrier).up();
             self.carrier = carrier;
         }
     }
 }
 
-impl Drop for Presence<'_> {
+impl Drop for Presence {
     fn drop(&mut self) {
-        self.gauges[self.carrier as usize].down();
+        self.cell.present(self.direction, self.carrier).down();
     }
 }
 
@@ -146,6 +158,10 @@ pub struct RouteCell {
     pub promotions: Counter,
     /// Directions that the kernel did not take, in the order of [`Fallback::ALL`].
     fallbacks: [Counter; Fallback::ALL.len()],
+    /// Sessions that were joined.
+    pub joins: Counter,
+    /// Sessions that were not, in the order of [`NotJoined::ALL`].
+    not_joined: [Counter; NotJoined::ALL.len()],
     /// Directions that came back from the kernel, in the order of [`Demotion::ALL`].
     demotions: [Counter; Demotion::ALL.len()],
     /// Bytes read from one leg for the other, by direction and carrier.
@@ -158,6 +174,11 @@ impl RouteCell {
     /// Failed connects for `reason`.
     pub fn failures(&self, reason: FailureReason) -> &Counter {
         &self.failures[reason as usize]
+    }
+
+    /// Sessions that were not joined because of `why`.
+    pub fn not_joined(&self, why: NotJoined) -> &Counter {
+        &self.not_joined[why as usize]
     }
 
     /// Directions that stayed in user space because of `why`.
@@ -178,13 +199,6 @@ impl RouteCell {
     /// Directions that `carrier` carries now.
     pub fn present(&self, direction: Direction, carrier: Carrier) -> &Gauge {
         &self.present[direction as usize][carrier as usize]
-    }
-
-    /// Counts a direction to `carrier`.
-    pub fn presence(&self, direction: Direction, carrier: Carrier) -> Presence<'_> {
-        let gauges = &self.present[direction as usize];
-        gauges[carrier as usize].up();
-        Presence { gauges, carrier }
     }
 }
 
@@ -207,18 +221,28 @@ pub struct Stats {
 
 #[derive(Debug)]
 struct Listener {
-    cells: Box<[ListenerCell]>,
-    routes: Vec<(TargetId, Box<[RouteCell]>)>,
+    cells: Arc<[ListenerCell]>,
+    routes: Vec<(TargetId, Arc<[Arc<RouteCell>]>)>,
 }
 
 impl Stats {
-    /// Counters at zero for every listener and each of its targets, for `workers` workers.
-    pub fn new(config: &Config, workers: usize) -> Self {
+    /// Counters for every listener and each of its targets, for `workers` workers. Those that `former` has for the same
+    /// listener, group and address go on; all others begin at zero.
+    pub fn new(config: &Config, workers: usize, former: Option<(&Config, &Self)>) -> Self {
         let listener = |listener: &crate::config::Listener| {
+            let known = former.and_then(|(config, stats)| {
+                let index = config.listeners.iter().position(|known| known.name == listener.name)?;
+                Some((config, &stats.listeners[index]))
+            });
+            let route = |id: TargetId| {
+                let known = known.and_then(|(former, known)| known.route(former.same_target(config, id)?));
+                (id, known.map_or_else(|| cells(workers), Arc::clone))
+            };
             let ids = listener.groups.iter().flat_map(|&group| {
                 (0..config.groups[group].targets.len()).map(move |target| TargetId { group, target })
             });
-            Listener { cells: cells(workers), routes: ids.map(|id| (id, cells(workers))).collect() }
+            let routes = ids.map(route).collect();
+            Listener { cells: known.map_or_else(|| cells(workers), |(_, known)| Arc::clone(&known.cells)), routes }
         };
         Self { listeners: config.listeners.iter().map(listener).collect() }
     }
@@ -232,10 +256,8 @@ impl Stats {
     ///
     /// # Panics
     /// If the listener does not use the target's group.
-    pub fn route(&self, listener: usize, id: TargetId, worker: usize) -> &RouteCell {
-        let routes = &self.listeners[listener].routes;
-        let found = routes.iter().find(|(route, _)| *route == id);
-        &found.expect("selection stays inside the listener's groups").1[worker]
+    pub fn route(&self, listener: usize, id: TargetId, worker: usize) -> &Arc<RouteCell> {
+        &self.listeners[listener].route(id).expect("selection stays inside the listener's groups")[worker]
     }
 
     /// The cells of all workers for `listener`.
@@ -244,11 +266,17 @@ impl Stats {
     }
 
     /// The targets of `listener`, each with the cells of all workers.
-    pub fn routes(&self, listener: usize) -> impl Iterator<Item = (TargetId, &[RouteCell])> {
+    pub fn routes(&self, listener: usize) -> impl Iterator<Item = (TargetId, &[Arc<RouteCell>])> {
         self.listeners[listener].routes.iter().map(|(id, cells)| (*id, &**cells))
     }
 }
 
-fn cells<T: Default>(workers: usize) -> Box<[T]> {
+impl Listener {
+    fn route(&self, id: TargetId) -> Option<&Arc<[Arc<RouteCell>]>> {
+        self.routes.iter().find(|(route, _)| *route == id).map(|(_, cells)| cells)
+    }
+}
+
+fn cells<T: Default>(workers: usize) -> Arc<[T]> {
     (0..workers).map(|_| T::default()).collect()
 }

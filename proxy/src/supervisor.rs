@@ -1,25 +1,33 @@
 //! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
 //!
-//! Tasks: the admin server, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once.
+//! Tasks: the admin server, those that watch the targets, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once;
+//! SIGHUP reloads the configuration.
 
 use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use futures_util::future::{FusedFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminError};
-use crate::config::Config;
+use crate::config::{Config, Datapath, Listener};
+use crate::fastpath::packet::PacketPath;
 use crate::fastpath::{FastPath, Limits};
-use crate::net::listener::{self, BindError};
-use crate::shared::Shared;
-use crate::worker::{self, Phase, WorkerError};
+use crate::listening::{Bound, Listening, Order};
+use crate::net::listener::BindError;
+use crate::reload::{self, Prepared, prepare};
+use crate::shared::{Running, Shared};
+use crate::watch::{Watch, first_verdicts, watch_targets};
+use crate::worker::{self, Phase, Ways, WorkerError};
 
 /// Why the daemon could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -38,77 +46,146 @@ pub enum RunError {
     Signals(#[source] io::Error),
 }
 
-/// Runs the daemon until a signal ends it.
-pub async fn run(config: Config) -> Result<(), RunError> {
+/// Runs the daemon with `config`, which was read from `file`, until a signal ends it.
+pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     raise_descriptor_limit();
     let workers = config.runtime.workers.or_else(|| available_parallelism().ok()).map_or(1, usize::from);
-    let sockets = bind(&config, workers)?;
-    let drain_timeout = config.runtime.drain_timeout;
-    let admin_address = config.admin.listen;
-    let shared = Arc::new(Shared::new(config, workers));
+    let mut listening = Listening::default();
+    let bound = listening.bind_new(&config, workers)?;
+    let first = Arc::new(Shared::new(config, workers));
+    let running = Arc::new(Running::new(Arc::clone(&first)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
-    let fastpath = start_fastpath(shared.config.datapath.limits);
-    let unavailable = fastpath.as_ref().err().copied();
-    if let Some(address) = admin_address {
-        admin::start(address, Arc::clone(&shared), phase_changes.clone(), unavailable).await?;
+    let fastpath = start_fastpath(first.config.datapath.limits);
+    let packet = start_packet(&first.config);
+    if let Some(address) = first.config.admin.listen {
+        let kernel =
+            admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
+        admin::start(address, Arc::clone(&running), phase_changes.clone(), kernel).await?;
     }
 
-    let mut running = FuturesUnordered::new();
-    for (index, sockets) in sockets.into_iter().enumerate() {
-        running.push(worker::start(index, sockets, Arc::clone(&shared), fastpath.clone().ok(), phase_changes.clone())?);
+    let watch = watch_targets(&first);
+    tokio::select! {
+        () = first_verdicts(&first) => {}
+        signal = signals.ending() => {
+            info!(signal = signal.name(), "ended before it was ready");
+            return Ok(());
+        }
     }
-    for listener in &shared.config.listeners {
+    let ways = Ways { sockmap: fastpath.ok(), packet: packet.ok() };
+    let ended = FuturesUnordered::new();
+    let mut orders = Vec::new();
+    for index in 0..workers {
+        let (sender, receiver) = unbounded_channel();
+        ended.push(worker::start(index, receiver, Arc::clone(&running), ways.clone(), phase_changes.clone())?);
+        orders.push(sender);
+    }
+    listening.apply(&first.config, bound, &orders);
+    for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
     }
     info!(workers, "ready");
-
-    let mut deadline = None;
-    loop {
-        let expired = async {
-            match deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            name = signals.recv() => {
-                let serving = *phase.borrow() == Phase::Serving;
-                if serving {
-                    info!(signal = name, timeout = ?drain_timeout, "draining: no new sessions");
-                    phase.send_replace(Phase::Draining);
-                    deadline = Some(Instant::now() + drain_timeout);
-                } else {
-                    info!(signal = name, "ending at once");
-                    phase.send_replace(Phase::Ending);
-                }
-            }
-            () = expired => {
-                warn!("the drain timeout is over: resetting the sessions that are left");
-                deadline = None;
-                phase.send_replace(Phase::Ending);
-            }
-            ended = running.next() => match ended {
-                None => break,
-                Some(result) => result?,
-            },
-        }
-    }
+    drop(first);
+    Supervisor { file, running, phase, listening, orders, watch }.serve(signals, ended).await?;
     info!("ended");
     Ok(())
 }
 
-/// The sockets of each worker, with the indexes of their listeners; all bound, or none stays so.
-fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<(usize, Socket)>>, BindError> {
-    let mut sockets: Vec<Vec<(usize, Socket)>> = (0..workers).map(|_| Vec::new()).collect();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        for &address in &listener.bind {
-            for (socket, of_worker) in listener::bind(address, &listener.tcp, workers)?.into_iter().zip(&mut sockets) {
-                of_worker.push((index, socket));
+/// What the supervisor has while it waits for events.
+struct Supervisor {
+    file: PathBuf,
+    running: Arc<Running>,
+    phase: watch::Sender<Phase>,
+    listening: Listening,
+    orders: Vec<UnboundedSender<Order>>,
+    /// What watches the targets of the running configuration.
+    watch: Watch,
+}
+
+impl Supervisor {
+    /// Serves until the last worker has ended.
+    async fn serve(
+        mut self,
+        mut signals: Signals,
+        mut ended: FuturesUnordered<impl Future<Output = Result<(), WorkerError>>>,
+    ) -> Result<(), RunError> {
+        let mut deadline = None;
+        // One reload at a time; a wish that comes meanwhile is carried out after it, with the file as it is then.
+        let mut reload = pin!(OptionFuture::default());
+        let mut again = false;
+        loop {
+            let expired = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let phase = *self.phase.borrow();
+            tokio::select! {
+                signal = signals.recv() => match (signal, phase) {
+                    (Event::Reload, Phase::Serving) if reload.is_terminated() => {
+                        reload.set(self.begin_reload().map(|begun| prepare(begun).fuse()).into());
+                    }
+                    (Event::Reload, _) => again = true,
+                    (signal, Phase::Serving) => {
+                        let timeout = self.running.load().config.runtime.drain_timeout;
+                        info!(signal = signal.name(), ?timeout, "draining: no new sessions");
+                        reload.set(None.into());
+                        self.drain();
+                        deadline = Some(Instant::now() + timeout);
+                    }
+                    (signal, Phase::Draining | Phase::Ending) => {
+                        info!(signal = signal.name(), "ending at once");
+                        self.phase.send_replace(Phase::Ending);
+                    }
+                },
+                Some(prepared) = &mut reload, if !reload.is_terminated() => {
+                    self.finish_reload(prepared);
+                    let wish = std::mem::take(&mut again).then(|| self.begin_reload()).flatten();
+                    reload.set(wish.map(|begun| prepare(begun).fuse()).into());
+                }
+                () = expired => {
+                    warn!("the drain timeout is over: resetting the sessions that are left");
+                    deadline = None;
+                    self.phase.send_replace(Phase::Ending);
+                }
+                ended = ended.next() => match ended {
+                    None => return Ok(()),
+                    Some(result) => result?,
+                },
             }
         }
     }
-    Ok(sockets)
+
+    fn drain(&mut self) {
+        // Before the workers close their sockets: see `Listening`.
+        self.listening.close(&[]);
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Reads the file anew and binds; `None`, with the reasons in the log, if everything has to stay as it is.
+    fn begin_reload(&mut self) -> Option<(Arc<Shared>, Vec<Bound>)> {
+        info!(file = %self.file.display(), "reloading");
+        let current = self.running.load();
+        match reload::begin(&self.file, &current, &mut self.listening, self.orders.len()) {
+            Ok(begun) => Some(begun),
+            Err(error) => {
+                self.running.note_reload(false);
+                error!("the configuration stays as it is: {error}");
+                None
+            }
+        }
+    }
+
+    /// Puts a configuration in force.
+    fn finish_reload(&mut self, Prepared { shared, watch, bound }: Prepared) {
+        let former = self.running.load();
+        self.running.replace(Arc::clone(&shared));
+        self.watch = watch;
+        self.listening.apply(&shared.config, bound, &self.orders);
+        former.end_removed(&shared);
+        info!(generation = shared.generation, "reloaded");
+    }
 }
 
 /// The fast path with what listens to its programs, or the code of the reason why there is none.
@@ -139,6 +216,37 @@ fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
     }
 }
 
+/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had;
+/// else the code of the reason.
+fn start_packet(config: &Config) -> Result<Arc<PacketPath>, &'static str> {
+    let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
+    let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
+    if sessions == 0 {
+        return Err("not_wanted");
+    }
+    let path = match PacketPath::start(sessions) {
+        Ok(path) => path,
+        Err(reason) => {
+            let code = reason.reason();
+            warn!(code, "packet datapath: not available ({})", reason.chain());
+            return Err(code);
+        }
+    };
+    info!("packet datapath: loaded");
+    let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
+    tokio::spawn(async move {
+        if let Err(error) = events.await {
+            error!("the packet datapath's events are no longer heard: {error}");
+        }
+    });
+    tokio::spawn(async move {
+        if let Err(error) = devices.await {
+            error!("new network devices are no longer seen: {error}");
+        }
+    });
+    Ok(path)
+}
+
 /// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.
 fn raise_descriptor_limit() {
     let raised =
@@ -151,18 +259,53 @@ fn raise_descriptor_limit() {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// SIGHUP
+    Reload,
+    /// SIGTERM
+    Terminate,
+    /// SIGINT
+    Interrupt,
+}
+
+impl Event {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Reload => "SIGHUP",
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The name of the next signal.
-    async fn recv(&mut self) -> &'static str {
+    /// The next signal. Cancelling loses none.
+    async fn recv(&mut self) -> Event {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Event::Terminate,
+            _ = self.interrupt.recv() => Event::Interrupt,
+            _ = self.hangup.recv() => Event::Reload,
+        }
+    }
+
+    /// The next signal that ends the daemon; others are kept.
+    async fn ending(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Terminate,
+            _ = self.interrupt.recv() => Event::Interrupt,
         }
     }
 }

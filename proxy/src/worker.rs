@@ -1,19 +1,22 @@
 //! A worker: one thread with a runtime of its own that accepts sessions and keeps each from accept to close.
 //!
 //! Every worker has a listening socket for each address; the kernel spreads connections over them (SO_REUSEPORT).
+//! Which sockets these are the supervisor says ([`Order`]).
 //! Tasks: one acceptor per socket, one per session, one that watches promoted directions. On [`Phase::Draining`] the acceptors take what is already waiting and
 //! close; on [`Phase::Ending`] the sessions are cancelled, which resets them.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
 use landbridge_core::end::SessionEnd;
-use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
@@ -21,11 +24,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::fastpath::FastPath;
+use crate::fastpath::packet::PacketPath;
+use crate::joined::JoinedSessions;
+use crate::listening::Order;
 use crate::net::hangup::Hangups;
 use crate::net::listener::Acceptor;
 use crate::net::relay::{Buffers, Kernel};
 use crate::session;
-use crate::shared::Shared;
+use crate::shared::{Running, Shared};
 
 /// What the daemon is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,10 +47,19 @@ pub(crate) enum Phase {
 /// What the sessions of one worker share.
 pub(crate) struct Worker {
     pub(crate) index: usize,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) running: Arc<Running>,
     pub(crate) buffers: Buffers,
     /// The way into the kernel, if there is one.
     pub(crate) kernel: Option<Kernel>,
+    /// The sessions that left for the packet datapath, if there is one.
+    pub(crate) joined: Option<Rc<JoinedSessions>>,
+}
+
+/// The ways through the kernel that this machine offers.
+#[derive(Clone, Default)]
+pub(crate) struct Ways {
+    pub(crate) sockmap: Option<Arc<FastPath>>,
+    pub(crate) packet: Option<Arc<PacketPath>>,
 }
 
 /// Why a worker ended before it was told to.
@@ -66,13 +81,13 @@ pub enum WorkerError {
     },
 }
 
-/// Starts worker `index` with its `sockets`, each with the index of its listener. The future ends with the worker, which
-/// is when it has no session left after it was told to drain or end.
+/// Starts worker `index`, which listens as it is told by `orders`. The future ends with the worker, which is when it has
+/// no session left after it was told to drain or end.
 pub(crate) fn start(
     index: usize,
-    sockets: Vec<(usize, Socket)>,
-    shared: Arc<Shared>,
-    fastpath: Option<Arc<FastPath>>,
+    orders: UnboundedReceiver<Order>,
+    running: Arc<Running>,
+    ways: Ways,
     phase: watch::Receiver<Phase>,
 ) -> Result<impl Future<Output = Result<(), WorkerError>> + use<>, WorkerError> {
     let (done, ended) = oneshot::channel();
@@ -80,7 +95,7 @@ pub(crate) fn start(
         let result = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
-            .and_then(|runtime| runtime.block_on(run(index, sockets, shared, fastpath, phase)));
+            .and_then(|runtime| runtime.block_on(run(index, orders, running, ways, phase)));
         // Nobody listens any more only when the daemon is exiting.
         let _ = done.send(result);
     };
@@ -96,26 +111,50 @@ pub(crate) fn start(
 
 async fn run(
     index: usize,
-    sockets: Vec<(usize, Socket)>,
-    shared: Arc<Shared>,
-    fastpath: Option<Arc<FastPath>>,
+    mut orders: UnboundedReceiver<Order>,
+    running: Arc<Running>,
+    ways: Ways,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let kernel = fastpath.map(kernel).transpose()?;
-    let worker = Rc::new(Worker { index, shared, buffers: Buffers::new(), kernel });
+    let kernel = ways.sockmap.map(kernel).transpose()?;
     let tasks = TaskTracker::new();
     let ending = CancellationToken::new();
-    for (listener, socket) in sockets {
-        let accept = Accept {
-            worker: Rc::clone(&worker),
-            listener,
-            tasks: tasks.clone(),
-            ending: ending.clone(),
-            acceptor: Acceptor::new(socket)?,
-        };
-        spawn_local(tasks.track_future(accept.run(phase.clone())));
+    let joined = ways.packet.map(|path| Rc::new(JoinedSessions::new(path)));
+    if let Some(joined) = joined.clone() {
+        let ending = ending.clone();
+        spawn_local(async move { joined.run(ending).await });
     }
-    reach(&mut phase, Phase::Draining).await;
+    let worker = Rc::new(Worker { index, running, buffers: Buffers::new(), kernel, joined });
+    let mut closing = HashMap::new();
+    loop {
+        let order = tokio::select! {
+            biased;
+            () = reach(&mut phase, Phase::Draining) => break,
+            order = orders.recv() => order,
+        };
+        match order {
+            Some(Order::Listen { number, address, socket }) => {
+                let close = CancellationToken::new();
+                let accept = Accept {
+                    worker: Rc::clone(&worker),
+                    address,
+                    close: close.clone(),
+                    tasks: tasks.clone(),
+                    ending: ending.clone(),
+                    acceptor: Acceptor::new(socket)?,
+                };
+                closing.insert(number, close);
+                spawn_local(tasks.track_future(accept.run(phase.clone())));
+            }
+            Some(Order::Close { number }) => {
+                if let Some(close) = closing.remove(&number) {
+                    close.cancel();
+                }
+            }
+            // Nobody gives orders any more: the supervisor is gone.
+            None => break,
+        }
+    }
     tasks.close();
     tokio::select! {
         () = tasks.wait() => {}
@@ -148,7 +187,8 @@ async fn reach(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
 /// Accepts the sessions of one socket.
 struct Accept {
     worker: Rc<Worker>,
-    listener: usize,
+    address: SocketAddr,
+    close: CancellationToken,
     tasks: TaskTracker,
     ending: CancellationToken,
     acceptor: Acceptor,
@@ -156,44 +196,53 @@ struct Accept {
 
 impl Accept {
     async fn run(mut self, mut phase: watch::Receiver<Phase>) {
+        let mut known = None;
         loop {
             tokio::select! {
                 biased;
                 () = reach(&mut phase, Phase::Draining) => break,
-                accepted = self.acceptor.accept() => match accepted {
-                    Ok((client, peer)) => self.serve(client, peer),
-                    Err(error) => {
-                        self.cell().accept_failures.add(1);
-                        warn!(listener = self.name(), "{error}");
+                () = self.close.cancelled() => break,
+                accepted = self.acceptor.accept() => {
+                    self.find(&mut known);
+                    match (accepted, &known) {
+                        (Ok((client, peer)), Some(known)) => self.serve(known, client, peer),
+                        (Err(error), Some((shared, listener))) => {
+                            shared.stats.listener(*listener, self.worker.index).accept_failures.add(1);
+                            warn!(listener = shared.config.listeners[*listener].name, "{error}");
+                        }
+                        // A socket is opened only for an address of a configuration.
+                        (_, None) => {}
                     }
                 },
             }
         }
+        self.find(&mut known);
         // The kernel has completed these handshakes: to close the socket now would reset them.
-        while let Some((client, peer)) = self.acceptor.accept_waiting() {
-            self.serve(client, peer);
+        while let (Some((client, peer)), Some(known)) = (self.acceptor.accept_waiting(), &known) {
+            self.serve(known, client, peer);
         }
     }
 
-    fn serve(&self, client: TcpStream, peer: std::net::SocketAddr) {
-        let Some(place) = self.worker.shared.admit(self.listener) else {
-            self.cell().ends.of(SessionEnd::ListenerFull).add(1);
+    /// The configuration for a session that begins now, and this socket's listener in it; the last one that had this
+    /// address if the newest does not any more.
+    fn find(&self, known: &mut Option<(Arc<Shared>, usize)>) {
+        let shared = self.worker.running.load();
+        if let Some(listener) = shared.listener_at(self.address) {
+            *known = Some((shared, listener));
+        }
+    }
+
+    fn serve(&self, (shared, listener): &(Arc<Shared>, usize), client: TcpStream, peer: SocketAddr) {
+        let Some(place) = shared.admit(*listener) else {
+            shared.stats.listener(*listener, self.worker.index).ends.of(SessionEnd::ListenerFull).add(1);
             return;
         };
-        let (worker, listener, ending) = (Rc::clone(&self.worker), self.listener, self.ending.clone());
-        spawn_local(self.tasks.track_future(async move {
+        let (worker, begun_with) = (Rc::clone(&self.worker), (Arc::clone(shared), *listener));
+        let (ending, alive) = (self.ending.clone(), self.tasks.token());
+        spawn_local(async move {
             // Pinned here, because a future that is passed by value is stored twice.
-            let session = pin!(session::serve(&worker, listener, client, peer));
+            let session = pin!(session::serve(&worker, begun_with, (client, peer), place, alive));
             ending.run_until_cancelled(session).await;
-            drop(place);
-        }));
-    }
-
-    fn cell(&self) -> &crate::stats::ListenerCell {
-        self.worker.shared.stats.listener(self.listener, self.worker.index)
-    }
-
-    fn name(&self) -> &str {
-        &self.worker.shared.config.listeners[self.listener].name
+        });
     }
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use landbridge::config::{
-    AcceptProxy, Admin, Config, Datapath, DatapathRules, Dial, Group, Listener, ProxyVersion, Runtime, Target,
-    TcpOptions,
+    AcceptProxy, Admin, Config, Datapath, DatapathRules, Dial, Eject, Group, HealthCheck, HttpProbe, Listener, Method,
+    OnDown, ProbeKind, ProxyVersion, Runtime, Target, TcpOptions,
 };
 use landbridge_core::datapath::{Limits, Thresholds};
+use landbridge_core::join::JoinRules;
 use landbridge_core::select::Balance;
 
 fn shipped(name: &str) -> Config {
@@ -50,10 +51,35 @@ fn default_group(name: &str, targets: Vec<Target>) -> Group {
         tier: 0,
         weight: 100,
         balance: Balance::WeightedRoundRobin,
+        min_healthy: 1,
+        on_down: OnDown::Reset,
+        on_removal: OnDown::Drain,
+        failback_hold: Duration::from_secs(10),
+        slow_start: Duration::from_secs(30),
+        eject: Eject { after: 3, hold: Duration::from_secs(10), most: 50 },
+        health: None,
         send_proxy: None,
         dial: Dial { connect_timeout: Duration::from_secs(1), connect_retries: 2, source: None },
         tcp: default_tcp(),
         targets,
+    }
+}
+
+fn default_health() -> HealthCheck {
+    HealthCheck {
+        kind: ProbeKind::Http(HttpProbe {
+            method: Method::Get,
+            path: "/health".to_owned(),
+            host: None,
+            expect: vec![200..=299],
+            body: None,
+        }),
+        port: None,
+        interval: Duration::from_secs(2),
+        fast_interval: Duration::from_millis(500),
+        timeout: Duration::from_secs(1),
+        rise: 2,
+        fall: 3,
     }
 }
 
@@ -65,7 +91,11 @@ fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
     Config {
         runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
         admin: Admin { listen: Some(address("127.0.0.1:9900")) },
-        datapath: DatapathRules { thresholds: Thresholds::default(), limits: Limits::default() },
+        datapath: DatapathRules {
+            thresholds: Thresholds::default(),
+            join: JoinRules::default(),
+            limits: Limits::default(),
+        },
         listeners,
         groups,
     }
@@ -97,7 +127,10 @@ fn the_full_file_shows_the_defaults() {
     let aws = vec![target("aws-1", "10.0.1.20:8000", 1)];
     let expected = default_config(
         vec![default_listener("inference", &["0.0.0.0:8000", "[::]:8000"], &[0, 1])],
-        vec![default_group("onprem", onprem), Group { tier: 1, ..default_group("aws", aws) }],
+        vec![
+            Group { health: Some(default_health()), ..default_group("onprem", onprem) },
+            Group { tier: 1, ..default_group("aws", aws) },
+        ],
     );
     assert_eq!(shipped("landbridge.toml"), expected);
 }
@@ -107,13 +140,22 @@ fn every_option_is_taken_over() {
     let text = r#"
         runtime = { workers = 3, drain_timeout = "0s" }
         admin.listen = "off"
-        datapath = { promote_after = 1, promote_gap = "0s", soft_limit = "64KiB", hard_limit = "1MB" }
+        datapath = { promote_after = 1, promote_gap = "0s", join_after = 2, soft_limit = "64KiB", hard_limit = "1MB" }
 
         [[group]]
         name = "eu-1:[gpu]"
         tier = 65535
         weight = 0
         balance = "source-hash"
+        min_healthy = 2
+        on_down = "drain"
+        on_removal = "keep"
+        failback_hold = "0s"
+        slow_start = "1m"
+        eject_after = 0
+        eject_hold = "5m"
+        max_ejected = 100
+        health = { kind = "tcp", port = 81, interval = "250ms", timeout = "2s", rise = 1, fall = 9 }
         send_proxy = "v2"
         target = [{ address = "[fd00::1]:443", weight = 0, max_connections = 9 }, { address = "[fd00::2]:443" }]
         [group.tcp]
@@ -141,6 +183,7 @@ fn every_option_is_taken_over() {
         admin: Admin { listen: None },
         datapath: DatapathRules {
             thresholds: Thresholds { promote_gap: Duration::ZERO, promote_after: 1, ..Thresholds::default() },
+            join: JoinRules { after: 2, ..JoinRules::default() },
             limits: Limits { soft: 64 << 10, hard: 1_000_000, ..Limits::default() },
         },
         listeners: vec![Listener {
@@ -164,6 +207,22 @@ fn every_option_is_taken_over() {
             tier: 65_535,
             weight: 0,
             balance: Balance::SourceHash,
+            min_healthy: 2,
+            on_down: OnDown::Drain,
+            on_removal: OnDown::Keep,
+            failback_hold: Duration::ZERO,
+            slow_start: Duration::from_secs(60),
+            eject: Eject { after: 0, hold: Duration::from_secs(300), most: 100 },
+            health: Some(HealthCheck {
+                kind: ProbeKind::Tcp,
+                port: Some(81),
+                interval: Duration::from_millis(250),
+                // No longer than the interval, which is shorter than the default.
+                fast_interval: Duration::from_millis(250),
+                timeout: Duration::from_secs(2),
+                rise: 1,
+                fall: 9,
+            }),
             send_proxy: Some(ProxyVersion::V2),
             dial: Dial {
                 connect_timeout: Duration::from_millis(1),

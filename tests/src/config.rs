@@ -26,6 +26,7 @@ pub struct Group {
     name: String,
     keys: String,
     tcp: String,
+    health: Option<String>,
     targets: Vec<String>,
 }
 
@@ -65,6 +66,12 @@ impl Config {
         self
     }
 
+    /// Listens on these addresses instead.
+    pub fn only_bind(mut self, addresses: &[&str]) -> Self {
+        self.bind = addresses.iter().map(|address| (*address).to_owned()).collect();
+        self
+    }
+
     /// Adds a line to `[[listener]]`.
     pub fn listener(mut self, line: &str) -> Self {
         add(&mut self.listener, line);
@@ -81,7 +88,7 @@ impl Config {
 impl Group {
     /// A group without targets.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), keys: String::new(), tcp: String::new(), targets: Vec::new() }
+        Self { name: name.to_owned(), keys: String::new(), tcp: String::new(), health: None, targets: Vec::new() }
     }
 
     /// Adds a line to `[[group]]`.
@@ -93,6 +100,12 @@ impl Group {
     /// Adds a line to `[group.tcp]`.
     pub fn tcp(mut self, line: &str) -> Self {
         add(&mut self.tcp, line);
+        self
+    }
+
+    /// Adds a line to `[group.health]`; an empty one adds the table.
+    pub fn health(mut self, line: &str) -> Self {
+        add(self.health.get_or_insert_default(), line);
         self
     }
 
@@ -122,6 +135,9 @@ impl Display for Config {
 impl Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[[group]]\nname = {:?}\n{}\n[group.tcp]\n{}\n", self.name, self.keys, self.tcp)?;
+        if let Some(health) = &self.health {
+            write!(f, "[group.health]\n{health}\n")?;
+        }
         self.targets.iter().try_for_each(|target| writeln!(f, "[[group.target]]\n{target}"))
     }
 }

@@ -18,7 +18,7 @@ use crate::{Config, Finished, Host, LISTENER_PORT, Metrics, PATIENCE, Process, b
 pub struct Daemon {
     process: Process,
     host: Host,
-    _config: NamedTempFile,
+    config: NamedTempFile,
 }
 
 impl Daemon {
@@ -42,9 +42,29 @@ impl Daemon {
         };
         command.arg("run").arg("--config").arg(file.path());
         let process = Process::start("landbridge", &mut command)?;
-        let mut daemon = Self { process, host: host.clone(), _config: file };
+        let mut daemon = Self { process, host: host.clone(), config: file };
         daemon.process.wait_ready(|_| http::get(host, ADMIN, "/livez").map(drop))?;
         Ok(daemon)
+    }
+
+    /// Gives it another configuration file and SIGHUP, and waits until that is in force.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        let reloads = || Ok::<_, anyhow::Error>(self.process.stderr().matches(" reloaded generation=").count());
+        let before = reloads()?;
+        self.reload_text(&config.to_string())?;
+        eventually("the configuration is reloaded", || {
+            ensure!(reloads()? > before, "not yet");
+            Ok(())
+        })
+    }
+
+    /// Gives it another text in its configuration file and SIGHUP, whatever comes of it.
+    pub fn reload_text(&self, text: &str) -> Result<()> {
+        // In one step, as an editor would: the daemon never reads half a file.
+        let mut next = NamedTempFile::with_suffix(".toml")?;
+        next.write_all(text.as_bytes())?;
+        std::fs::rename(next.into_temp_path().keep()?, self.config.path())?;
+        self.process.signal(Signal::SIGHUP)
     }
 
     /// Where clients connect to by IPv4.

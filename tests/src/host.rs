@@ -138,6 +138,21 @@ impl Host {
         self.enter(|| TcpListener::bind(address)).with_context(|| format!("{} cannot listen on {address}", self.name))
     }
 
+    /// A counter of the host's network stack, such as `TCPTimeouts` of `TcpExt` (`/proc/net/netstat`, `/proc/net/snmp`).
+    pub fn counter(&self, protocol: &str, name: &str) -> Result<u64> {
+        let read = || -> io::Result<String> {
+            let [snmp, netstat] = ["snmp", "netstat"].map(|file| format!("/proc/thread-self/net/{file}"));
+            Ok(std::fs::read_to_string(snmp)? + &std::fs::read_to_string(netstat)?)
+        };
+        let text = self.enter(read)?;
+        // Two lines each: names, then values.
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
+        let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let value = pairs.find_map(|(found, value)| (found == name).then_some(value));
+        value.and_then(|value| value.parse().ok()).with_context(|| format!("no counter {name} of {protocol}"))
+    }
+
     /// A path that names the namespace for `ip`.
     pub(crate) fn namespace_path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())

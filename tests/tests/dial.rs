@@ -15,8 +15,8 @@ fn a_target_that_refuses_is_passed_over() -> Result<()> {
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], 9000)?;
     let refusing = net.targets[0].v4(9001);
-    let mut daemon =
-        Daemon::start(&net.proxy, &Config::new([Group::new("onprem").target(refusing).target(echo.address())]))?;
+    let group = Group::new("onprem").with("eject_after = 0").target(refusing).target(echo.address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
     for session in 0..10 {
         net.client.connect(daemon.v4())?.expect_echo(format!("session {session}").as_bytes())?;
     }

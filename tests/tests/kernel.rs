@@ -9,8 +9,12 @@ use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Scripted;
 use landbridge_tests::{Checker, Config, Daemon, Ending, Net, SocketExt, Source, pump, random_chunks};
 
-/// Datapaths that use the kernel.
-const DATAPATHS: [&str; 2] = ["auto", "sockmap"];
+/// Datapaths that use the kernel, each with what carries its bytes, and what is counted when a session is there.
+const DATAPATHS: [(&str, &str, (&str, f64)); 3] = [
+    ("auto", "packet", ("landbridge_datapath_joins_total", 1.0)),
+    ("packet", "packet", ("landbridge_datapath_joins_total", 1.0)),
+    ("sockmap", "sockmap", ("landbridge_datapath_promotions_total", 2.0)),
+];
 
 const MESSAGE: [u8; 100] = [b'm'; 100];
 
@@ -24,7 +28,7 @@ const SLOW_ROUNDS: u64 = 10;
 fn the_kernel_carries_messages() -> Result<()> {
     const MANY: u64 = 500;
     let net = Net::new(1)?;
-    for datapath in DATAPATHS {
+    for (datapath, carrier, _) in DATAPATHS {
         let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
             answer(&mut stream, MANY)?;
             stream.expect_ending(Ending::Closed)
@@ -39,7 +43,7 @@ fn the_kernel_carries_messages() -> Result<()> {
 
         let metrics = daemon.metrics()?;
         let total = metrics.value("landbridge_bytes_total", &[]);
-        let kernel = metrics.value("landbridge_bytes_total", &[("datapath", "sockmap")]);
+        let kernel = metrics.value("landbridge_bytes_total", &[("datapath", carrier)]);
         let sent = (2 * MANY * MESSAGE.len() as u64) as f64;
         ensure!(total == sent, "{datapath}: {total} bytes were counted, {sent} were sent");
         ensure!(kernel > sent * 0.9, "{datapath}: the kernel carried only {kernel} of {sent} bytes");
@@ -123,7 +127,8 @@ fn a_reader_that_falls_behind_takes_the_direction_out_of_the_kernel() -> Result<
     const LENGTH: u64 = 48 << 20;
     const SEED: u64 = 7;
     let net = Net::new(1)?;
-    for datapath in DATAPATHS {
+    {
+        let datapath = "sockmap";
         let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
             answer(&mut stream, ROUNDS)?;
             pump(&stream, Source::new(SEED), LENGTH, random_chunks(SEED, Duration::ZERO))?;
@@ -149,7 +154,7 @@ fn a_reader_that_falls_behind_takes_the_direction_out_of_the_kernel() -> Result<
 #[test]
 fn a_silent_session_is_found_in_the_kernel_too() -> Result<()> {
     let net = Net::new(1)?;
-    for datapath in DATAPATHS {
+    for (datapath, ..) in DATAPATHS {
         let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
             answer(&mut stream, ROUNDS)?;
             stream.expect_ending(Ending::Reset)
@@ -175,7 +180,7 @@ fn after_promotion(
     end: &str,
 ) -> Result<()> {
     let net = Net::new(1)?;
-    for datapath in DATAPATHS {
+    for (datapath, _, (there, times)) in DATAPATHS {
         let one = || -> Result<()> {
             let target = Scripted::start(&net.targets[0], 9000, move |mut stream| {
                 answer(&mut stream, ROUNDS)?;
@@ -184,7 +189,7 @@ fn after_promotion(
             let daemon = start(&net, &target, datapath, "")?;
             let mut stream = net.client.connect(daemon.v4())?;
             ask(&mut stream, ROUNDS)?;
-            daemon.wait_metric("landbridge_datapath_promotions_total", &[], 2.0)?;
+            daemon.wait_metric(there, &[], times)?;
             client(stream).context("client")?;
             let (bytes, ending) = target.outcome().context("target")?;
             ensure!((&bytes[..], ending) == heard, "the target heard {} bytes and {ending:?}", bytes.len());

@@ -27,13 +27,15 @@ pub enum SessionEnd {
     BadProxyHeader,
     /// The bytes received, read and redirected did not agree: the stream may not be whole.
     IntegrityReset,
-    /// The daemon stopped and the drain deadline passed.
+    /// Its target went down, and sessions of such targets are reset (`on_down`).
+    TargetDown,
+    /// The daemon, the group or the target was drained and the deadline passed.
     Drained,
 }
 
 impl SessionEnd {
     /// Every end, in a fixed order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::ClientReset,
@@ -46,6 +48,7 @@ impl SessionEnd {
         Self::ListenerFull,
         Self::BadProxyHeader,
         Self::IntegrityReset,
+        Self::TargetDown,
         Self::Drained,
     ];
 
@@ -64,6 +67,7 @@ impl SessionEnd {
             | Self::Idle
             | Self::HalfCloseTimeout
             | Self::IntegrityReset
+            | Self::TargetDown
             | Self::Drained => false,
         }
     }
@@ -83,6 +87,7 @@ impl SessionEnd {
             Self::ListenerFull => "listener_full",
             Self::BadProxyHeader => "bad_proxy_header",
             Self::IntegrityReset => "integrity_reset",
+            Self::TargetDown => "target_down",
             Self::Drained => "drained",
         }
     }

@@ -11,5 +11,10 @@ extern crate std;
 
 pub mod datapath;
 pub mod end;
+pub mod failover;
+pub mod health;
+pub mod join;
 pub mod life;
+pub mod pool;
 pub mod select;
+pub mod vigil;

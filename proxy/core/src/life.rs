@@ -108,6 +108,12 @@ impl Life {
         self.given
     }
 
+    /// Bytes that were taken from the source so far, by user space or the kernel; those in the kernel count once they are
+    /// delivered.
+    pub const fn taken(&self) -> u64 {
+        self.read + self.redirected
+    }
+
     /// Whether the kernel has ever forwarded: then the end of the stream takes a count.
     pub const fn was_in_kernel(&self) -> bool {
         self.entered

@@ -1,38 +1,68 @@
 //! `/metrics`: the counters of the data plane, summed over the workers when somebody asks.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use landbridge_common::packet::PacketCounter;
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::join::NotJoined;
+use landbridge_core::select::TargetId;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
+use super::Kernel;
 use crate::fastpath::Fallback;
+use crate::fastpath::packet::PacketPath;
 use crate::net::dial::FailureReason;
-use crate::shared::Shared;
+use crate::probe::ProbeFailure;
+use crate::shared::{Running, Shared};
 use crate::stats::{Carrier, Direction, Ends};
 
 /// The Prometheus registry of this process.
 pub(super) struct Metrics {
-    recorder: PrometheusRecorder,
+    kernel: Kernel,
+    /// With the generation of the configuration that it is for: the next one may no longer have all of its series.
+    recorder: Mutex<(u64, PrometheusRecorder)>,
 }
 
 impl Metrics {
-    /// `unavailable`: the code of the reason why there is no fast path, if there is none.
-    pub(super) fn new(unavailable: Option<&'static str>) -> Self {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        with_local_recorder(&recorder, || {
-            describe();
-            gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-            let available = if unavailable.is_none() { 1.0 } else { 0.0 };
-            gauge!("landbridge_fastpath_available", "reason" => unavailable.unwrap_or("none")).set(available);
-        });
-        Self { recorder }
+    pub(super) fn new(kernel: Kernel) -> Self {
+        let recorder = Mutex::new((0, recorder(&kernel)));
+        Self { kernel, recorder }
     }
 
     /// The current values as Prometheus text.
-    pub(super) fn render(&self, shared: &Shared) -> String {
-        with_local_recorder(&self.recorder, || publish(shared));
-        self.recorder.handle().render()
+    pub(super) fn render(&self, running: &Running) -> String {
+        let shared = running.load();
+        // A panic inside leaves values that are out of date, and they are all set below.
+        let mut held = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.0 != shared.generation {
+            *held = (shared.generation, recorder(&self.kernel));
+        }
+        with_local_recorder(&held.1, || {
+            publish(&shared);
+            self.kernel.packet.as_deref().map(publish_packets).unwrap_or_default();
+            let (good, loaded_at) = running.last_reload();
+            gauge!("landbridge_config_last_reload_success").set(if good { 1.0 } else { 0.0 });
+            gauge!("landbridge_config_last_reload_timestamp_seconds").set(loaded_at as f64);
+        });
+        held.1.handle().render()
     }
+}
+
+fn recorder(kernel: &Kernel) -> PrometheusRecorder {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    with_local_recorder(&recorder, || {
+        describe();
+        gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let packet = kernel.packet.as_ref().map(drop).map_err(|code| *code);
+        for (name, available) in
+            [("landbridge_fastpath_available", kernel.sockmap), ("landbridge_packet_available", packet)]
+        {
+            gauge!(name, "reason" => available.err().unwrap_or("none")).set(u8::from(available.is_ok()));
+        }
+    });
+    recorder
 }
 
 fn describe() {
@@ -53,14 +83,33 @@ fn describe() {
         "Sessions that are open, by direction and what carries that direction now."
     );
     describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
-    describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
+    describe_counter!("landbridge_datapath_joins_total", "Sessions that were joined at packet level.");
     describe_counter!(
         "landbridge_datapath_fallbacks_total",
-        "Directions that stayed in user space because the datapath did not take them, by reason."
+        "Sessions or directions that a datapath refused, and that went on in another one, by reason."
     );
+    describe_gauge!("landbridge_packet_available", "1 if the packet datapath works, else 0 and the reason.");
+    describe_counter!(
+        "landbridge_packet_packets_total",
+        "Packets of watched and joined sessions, by what became of them. One that the kernel put together counts once."
+    );
+    describe_gauge!("landbridge_packet_joints", "Sessions that are watched, joined, or linger after their end.");
+    describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
     describe_gauge!("landbridge_target_sessions", "Sessions that the target has now.");
     describe_gauge!("landbridge_target_weight", "The target's weight inside its group.");
+    describe_gauge!(
+        "landbridge_target_up",
+        "1 if the target is healthy: neither down, nor ejected, nor unknown to its probes."
+    );
+    describe_gauge!("landbridge_group_share", "Fraction of the listener's new sessions that the group gets now.");
+    describe_gauge!("landbridge_probe_seconds", "How long the last probe of the target took.");
+    describe_counter!("landbridge_probe_failures_total", "Bad probes of the target, by reason.");
+    describe_gauge!("landbridge_config_last_reload_success", "1 if the last reload was good; 0 if it changed nothing.");
+    describe_gauge!(
+        "landbridge_config_last_reload_timestamp_seconds",
+        "When the running configuration was put in force, in seconds since 1970."
+    );
     describe_gauge!("landbridge_build_info", "1, with the version as a label.");
 }
 
@@ -93,10 +142,17 @@ fn publish(shared: &Shared) {
             }
             let promotions = cells.iter().map(|cell| cell.promotions.get()).sum();
             counter!("landbridge_datapath_promotions_total", &labels).absolute(promotions);
-            for why in Fallback::ALL {
-                let fallbacks = cells.iter().map(|cell| cell.fallbacks(why).get()).sum();
-                let labels = with(&labels, [("datapath", Carrier::Sockmap.label()), ("reason", why.code())]);
-                counter!("landbridge_datapath_fallbacks_total", &labels).absolute(fallbacks);
+            let joins = cells.iter().map(|cell| cell.joins.get()).sum();
+            counter!("landbridge_datapath_joins_total", &labels).absolute(joins);
+            let of_directions = Fallback::ALL.map(|why| {
+                (Carrier::Sockmap, why.code(), cells.iter().map(|cell| cell.fallbacks(why).get()).sum::<u64>())
+            });
+            let of_sessions = NotJoined::ALL.map(|why| {
+                (Carrier::Packet, why.code(), cells.iter().map(|cell| cell.not_joined(why).get()).sum::<u64>())
+            });
+            for (datapath, reason, count) in of_directions.into_iter().chain(of_sessions) {
+                let labels = with(&labels, [("datapath", datapath.label()), ("reason", reason)]);
+                counter!("landbridge_datapath_fallbacks_total", &labels).absolute(count);
             }
             for direction in Direction::ALL {
                 for carrier in Carrier::ALL {
@@ -110,14 +166,53 @@ fn publish(shared: &Shared) {
         }
     }
     counter!("landbridge_integrity_resets_total").absolute(integrity_resets);
+    publish_shares(shared);
     for (group_index, group) in shared.config.groups.iter().enumerate() {
         for (target_index, target) in group.targets.iter().enumerate() {
             let labels = [("group", group.name.clone()), ("target", target.name.clone())];
-            let id = landbridge_core::select::TargetId { group: group_index, target: target_index };
+            let id = TargetId { group: group_index, target: target_index };
             gauge!("landbridge_target_sessions", &labels).set(shared.sessions(id));
+            let up = if healthy(shared, id) { 1.0 } else { 0.0 };
+            gauge!("landbridge_target_up", &labels).set(up);
             gauge!("landbridge_target_weight", &labels).set(target.weight);
+            if group.health.is_some() {
+                let probes = &shared.state(id).probes;
+                gauge!("landbridge_probe_seconds", &labels).set(probes.last().as_secs_f64());
+                for failure in ProbeFailure::ALL {
+                    let labels = with(&labels, [("reason", failure.label())]);
+                    counter!("landbridge_probe_failures_total", &labels).absolute(probes.failures(failure).get());
+                }
+            }
         }
     }
+}
+
+/// What the programs of the packet datapath did.
+fn publish_packets(path: &PacketPath) {
+    for what in PacketCounter::ALL {
+        if let Ok(count) = path.count(what) {
+            counter!("landbridge_packet_packets_total", "verdict" => what.code()).absolute(count);
+        }
+    }
+    gauge!("landbridge_packet_joints").set(path.sessions());
+}
+
+/// Which fraction of a listener's new sessions each of its groups gets.
+fn publish_shares(shared: &Shared) {
+    for (index, listener) in shared.config.listeners.iter().enumerate() {
+        let shares: Vec<(usize, u16)> = shared.pool().selector().shares(index).collect();
+        let sum: f64 = shares.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        for &group in &listener.groups {
+            let weight = shares.iter().find(|(able, _)| *able == group).map_or(0, |(_, weight)| *weight);
+            let share = if sum > 0.0 { f64::from(weight) / sum } else { 0.0 };
+            let labels = [("listener", listener.name.clone()), ("group", shared.config.groups[group].name.clone())];
+            gauge!("landbridge_group_share", &labels).set(share);
+        }
+    }
+}
+
+fn healthy(shared: &Shared, id: TargetId) -> bool {
+    shared.pool().group(id.group).is_healthy(id.target)
 }
 
 /// One series per end that was seen: most never are.

@@ -20,7 +20,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
-use crate::shared::Shared;
+use crate::fastpath::packet::PacketPath;
+use crate::shared::Running;
 use crate::worker::Phase;
 use metrics::Metrics;
 
@@ -44,22 +45,27 @@ pub enum AdminError {
 }
 
 struct Admin {
-    shared: Arc<Shared>,
+    running: Arc<Running>,
     phase: watch::Receiver<Phase>,
     metrics: Metrics,
 }
 
-/// Binds `address` and serves it for as long as the runtime lives. `unavailable`: the code of the reason why there is no
-/// fast path, if there is none.
+/// The ways through the kernel, or the codes of the reasons why there are none.
+pub(crate) struct Kernel {
+    pub(crate) sockmap: Result<(), &'static str>,
+    pub(crate) packet: Result<Arc<PacketPath>, &'static str>,
+}
+
+/// Binds `address` and serves it for as long as the runtime lives.
 pub(crate) async fn start(
     address: SocketAddr,
-    shared: Arc<Shared>,
+    running: Arc<Running>,
     phase: watch::Receiver<Phase>,
-    unavailable: Option<&'static str>,
+    kernel: Kernel,
 ) -> Result<(), AdminError> {
     let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
     info!(%address, "admin address: /metrics /livez /readyz");
-    let admin = Arc::new(Admin { shared, phase, metrics: Metrics::new(unavailable) });
+    let admin = Arc::new(Admin { running, phase, metrics: Metrics::new(kernel) });
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -95,12 +101,12 @@ impl Admin {
             "/metrics" | "/livez" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned())
             }
-            "/metrics" => (StatusCode::OK, self.metrics.render(&self.shared)),
+            "/metrics" => (StatusCode::OK, self.metrics.render(&self.running)),
             "/livez" => (StatusCode::OK, "alive\n".to_owned()),
             "/readyz" if *self.phase.borrow() != Phase::Serving => {
                 (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
             }
-            "/readyz" if !self.shared.is_able() => {
+            "/readyz" if !self.running.load().is_able() => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no group can take a session\n".to_owned())
             }
             "/readyz" => (StatusCode::OK, "ready\n".to_owned()),

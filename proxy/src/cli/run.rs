@@ -23,7 +23,7 @@ pub(super) fn run(file: &Path) -> Exit {
             return Exit::Failed;
         }
     };
-    match runtime.block_on(supervisor::run(config)) {
+    match runtime.block_on(supervisor::run(config, file.to_owned())) {
         Ok(()) => Exit::Good,
         Err(error) => {
             error!("{error}");

@@ -38,7 +38,7 @@ impl Binds {
 }
 
 /// Whether a socket bound to one address takes connections of the other. Sockets of IPv6 take no IPv4.
-pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let one_is_wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (a.ip() == b.ip() || one_is_wildcard)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use landbridge_common::MAX_FLOWS;
 use landbridge_core::datapath::{Limits, Thresholds};
+use landbridge_core::join::JoinRules;
 
 use super::DatapathRules;
 use super::limits::{self, MILLISECOND};
@@ -24,6 +25,10 @@ const PROMOTED: RangeInclusive<u32> = 16..=MAX_FLOWS;
 const GAP: limits::Limits =
     limits::Limits { least: Duration::ZERO, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
 
+/// A session that is quiet for a minute has nothing to gain.
+const QUIET: limits::Limits =
+    limits::Limits { least: MILLISECOND, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
+
 /// Reads `[datapath]`.
 pub(super) fn read(table: Table<'_>) -> Result<DatapathRules, Noted> {
     let (by, kernel) = (Thresholds::default(), Limits::default());
@@ -34,6 +39,9 @@ pub(super) fn read(table: Table<'_>) -> Result<DatapathRules, Noted> {
     let promote_gap = table.or("promote_gap", by.promote_gap, |v| v.duration(&GAP));
     let promote_busy = table.or("promote_busy", by.promote_busy, |v| v.number(0..=MAX_FLOWS));
     let reluctance = table.or("reluctance", by.reluctance, |v| v.number(ROW));
+    let joins = JoinRules::default();
+    let after = table.or("join_after", joins.after, |v| v.number(ROW));
+    let quiet = table.or("join_quiet", joins.quiet, |v| v.duration(&QUIET));
     let soft = table.or("soft_limit", kernel.soft, |v| v.size(LIMIT));
     let hard = table.or("hard_limit", kernel.hard, |v| v.size(LIMIT));
     let bulk = table.or("bulk_limit", kernel.bulk, |v| v.size(LIMIT));
@@ -55,6 +63,7 @@ pub(super) fn read(table: Table<'_>) -> Result<DatapathRules, Noted> {
             promote_busy: promote_busy?,
             reluctance: reluctance?,
         },
+        join: JoinRules { after: after?, quiet: quiet? },
         limits: Limits { soft: soft?, hard: hard?, bulk: bulk?, budget: budget? },
     })
 }

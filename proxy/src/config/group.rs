@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use landbridge_core::health::LONGEST_EJECTION;
 use landbridge_core::select::Balance;
 
 use super::address::{self, TargetFault};
@@ -13,12 +14,25 @@ use super::raw::{Table, Value};
 use super::references::Groups;
 use super::suggest::quoted;
 use super::unique::Unique;
-use super::{Dial, Group, ProxyVersion, Target, names, not_yet, tcp};
+use super::{Dial, Eject, Group, OnDown, ProxyVersion, Target, health, names, not_yet, tcp};
 
 const GROUP_WEIGHT: u16 = 100;
 const TARGET_WEIGHT: u16 = 1;
 /// More sessions than this do not fit into a process: see the limit of a listener.
 const MOST_CONNECTIONS: u32 = 1_000_000;
+
+const FAILBACK_HOLD: Duration = Duration::from_secs(10);
+const SLOW_START: Duration = Duration::from_secs(30);
+/// Nobody holds capacity back for longer than a day.
+const HOLD_LIMITS: Limits =
+    Limits { least: Duration::ZERO, most: Duration::from_hours(24), step: MILLISECOND, zero: None };
+const EJECT_AFTER: u32 = 3;
+/// More failures in a row than this are noticed by people first.
+const MOST_FAILURES: u32 = 1_000;
+const EJECT_HOLD: Duration = Duration::from_secs(10);
+/// An ejection never lasts longer than five minutes, however it grows.
+const EJECT_LIMITS: Limits = Limits { least: MILLISECOND, most: LONGEST_EJECTION, step: MILLISECOND, zero: None };
+const MAX_EJECTED: u8 = 50;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// After about two minutes the kernel itself gives up (tcp_syn_retries, ip-sysctl.rst).
@@ -34,6 +48,7 @@ const BALANCES: &[(&str, Balance)] = &[
     ("random-two", Balance::RandomTwo),
     ("source-hash", Balance::SourceHash),
 ];
+const ON_DOWN: &[(&str, OnDown)] = &[("keep", OnDown::Keep), ("drain", OnDown::Drain), ("reset", OnDown::Reset)];
 const SEND_PROXY: &[(&str, Option<ProxyVersion>)] =
     &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
 
@@ -49,6 +64,20 @@ pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Gr
     let weight = table.or("weight", GROUP_WEIGHT, |v| v.number(0..=u16::MAX));
     let balance = table.or("balance", Balance::WeightedRoundRobin, |v| v.choice(BALANCES));
     let send_proxy = table.or("send_proxy", None, |v| v.choice(SEND_PROXY));
+
+    let mut min_place = None;
+    let min_healthy = table.or("min_healthy", 1, |v| {
+        min_place = Some(v.place().clone());
+        v.number(1..=u32::from(u16::MAX))
+    });
+    let on_down = table.or("on_down", OnDown::Reset, |v| v.choice(ON_DOWN));
+    let on_removal = table.or("on_removal", OnDown::Drain, |v| v.choice(ON_DOWN));
+    let failback_hold = table.or("failback_hold", FAILBACK_HOLD, |v| v.duration(&HOLD_LIMITS));
+    let slow_start = table.or("slow_start", SLOW_START, |v| v.duration(&HOLD_LIMITS));
+    let eject_after = table.or("eject_after", EJECT_AFTER, |v| v.number(0..=MOST_FAILURES));
+    let eject_hold = table.or("eject_hold", EJECT_HOLD, |v| v.duration(&EJECT_LIMITS));
+    let max_ejected = table.or("max_ejected", MAX_EJECTED, |v| v.number(0..=100));
+    let health = health::read(table.table("health"));
 
     let tcp_table = table.table("tcp");
     let tcp = tcp::options(&tcp_table);
@@ -66,6 +95,12 @@ pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Gr
         let line = table.place().line();
         table.place().key("target", line).unfit("no target", "add [[group.target]] with address = \"10.0.0.1:8000\"");
     }
+    if let (Ok(least), Some(place)) = (&min_healthy, &min_place)
+        && !targets.is_empty()
+        && *least as usize > targets.len()
+    {
+        place.unfit("the group has fewer targets", format!("use at most {}", targets.len()));
+    }
     let known_name = written_name.map_or_else(|| name.clone(), Ok);
     all_groups.add(table.place().clone(), known_name, seen.addresses);
     table.finish();
@@ -75,6 +110,13 @@ pub(super) fn read<'d>(table: Table<'d>, names: &mut Unique, all_groups: &mut Gr
         tier: tier?,
         weight: weight?,
         balance: balance?,
+        min_healthy: min_healthy?,
+        on_down: on_down?,
+        on_removal: on_removal?,
+        failback_hold: failback_hold?,
+        slow_start: slow_start?,
+        eject: Eject { after: eject_after?, hold: eject_hold?, most: max_ejected? },
+        health: health?,
         send_proxy: send_proxy?,
         dial: Dial {
             connect_timeout: connect_timeout?,

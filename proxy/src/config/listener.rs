@@ -21,8 +21,13 @@ const SILENCE_LIMITS: Limits =
     Limits { least: MILLISECOND, most: Duration::from_hours(7 * 24), step: MILLISECOND, zero: Some("never") };
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_mins(5);
 
-const DATAPATHS: &[(&str, Datapath)] =
-    &[("auto", Datapath::Auto), ("sockmap", Datapath::Sockmap), ("splice", Datapath::Splice), ("copy", Datapath::Copy)];
+const DATAPATHS: &[(&str, Datapath)] = &[
+    ("auto", Datapath::Auto),
+    ("packet", Datapath::Packet),
+    ("sockmap", Datapath::Sockmap),
+    ("splice", Datapath::Splice),
+    ("copy", Datapath::Copy),
+];
 const ACCEPT_PROXY: &[(&str, AcceptProxy)] =
     &[("off", AcceptProxy::Off), ("v1", AcceptProxy::V1), ("v2", AcceptProxy::V2), ("any", AcceptProxy::Any)];
 

@@ -6,10 +6,12 @@
 mod address;
 mod binds;
 mod datapath;
+pub mod diff;
 #[cfg(test)]
 mod documented;
 mod fault;
 mod group;
+mod health;
 mod limits;
 mod listener;
 mod load;
@@ -28,11 +30,14 @@ mod values;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use landbridge_core::datapath::{Limits, Thresholds};
-use landbridge_core::select::Balance;
+use landbridge_core::join::JoinRules;
+use landbridge_core::select::{Balance, TargetId};
 
+pub use self::binds::overlap;
 pub use self::load::LoadError;
 pub use self::problem::{Problem, Problems};
 
@@ -49,6 +54,22 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[[group]]`, at least one.
     pub groups: Vec<Group>,
+}
+
+impl Config {
+    /// Which target of this configuration the target `id` of `other` is: the same address in the group of the same name.
+    pub fn same_target(&self, other: &Self, id: TargetId) -> Option<TargetId> {
+        let (name, address) = (&other.groups[id.group].name, other.groups[id.group].targets[id.target].address);
+        let group = self.groups.iter().position(|group| group.name == *name)?;
+        let target = self.groups[group].targets.iter().position(|target| target.address == address)?;
+        Some(TargetId { group, target })
+    }
+
+    /// Every target, group by group.
+    pub fn target_ids(&self) -> impl Iterator<Item = TargetId> {
+        let groups = self.groups.iter().enumerate();
+        groups.flat_map(|(group, of)| (0..of.targets.len()).map(move |target| TargetId { group, target }))
+    }
 }
 
 /// How the process runs.
@@ -72,6 +93,8 @@ pub struct Admin {
 pub struct DatapathRules {
     /// By which numbers a direction is judged.
     pub thresholds: Thresholds,
+    /// When sessions are joined at packet level.
+    pub join: JoinRules,
     /// Of the kernel fast path.
     pub limits: Limits,
 }
@@ -102,8 +125,10 @@ pub struct Listener {
 /// How bytes move between the legs of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Datapath {
-    /// The fastest that is possible for each direction.
+    /// The fastest that is possible for each session and direction.
     Auto,
+    /// The kernel, from device to device, as soon as a session rests; else as [`Self::Splice`].
+    Packet,
     /// The kernel, from socket to socket, as soon as a session stands.
     Sockmap,
     /// `recv` and `send` for small reads, `splice` for large ones.
@@ -145,6 +170,20 @@ pub struct Group {
     pub weight: u16,
     /// How a target is chosen inside the group.
     pub balance: Balance,
+    /// With fewer healthy, active targets than this the group takes no new sessions; at least 1.
+    pub min_healthy: u32,
+    /// What happens to the sessions of a target that went down.
+    pub on_down: OnDown,
+    /// What happens to the sessions of a target that a new configuration no longer has.
+    pub on_removal: OnDown,
+    /// How long the group must stay healthy before it takes sessions back.
+    pub failback_hold: Duration,
+    /// How long the share of a target that came back takes to grow to its weight.
+    pub slow_start: Duration,
+    /// When failures of traffic take a target out.
+    pub eject: Eject,
+    /// `[group.health]`; `None`: targets are not probed.
+    pub health: Option<HealthCheck>,
     /// The PROXY header sent to its targets, if any.
     pub send_proxy: Option<ProxyVersion>,
     /// `[group.tcp]`: how target legs are connected.
@@ -153,6 +192,84 @@ pub struct Group {
     pub tcp: TcpOptions,
     /// `[[group.target]]`, at least one; addresses unique inside the group.
     pub targets: Vec<Target>,
+}
+
+/// What happens to the sessions of a target that went down or is no longer configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDown {
+    /// Nothing.
+    Keep,
+    /// What is left after `runtime.drain_timeout` is reset.
+    Drain,
+    /// They are reset, within a second.
+    Reset,
+}
+
+/// When failures of traffic take a target out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eject {
+    /// Failures in a row; 0: never.
+    pub after: u32,
+    /// For how long at first.
+    pub hold: Duration,
+    /// At most so many percent of the group's targets.
+    pub most: u8,
+}
+
+/// How targets are probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: ProbeKind,
+    /// Another port than the one for traffic.
+    pub port: Option<u16>,
+    /// The time between two probes.
+    pub interval: Duration,
+    /// The same while a target is between up and down.
+    pub fast_interval: Duration,
+    /// How long a probe may take as a whole.
+    pub timeout: Duration,
+    /// Good probes in a row that bring a target up.
+    pub rise: u32,
+    /// Bad probes in a row that take a target down.
+    pub fall: u32,
+}
+
+/// What a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// To be connected.
+    Tcp,
+    /// For an answer to a request.
+    Http(HttpProbe),
+}
+
+/// A request over HTTP/1.1 and what the answer must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// The Host header; `None`: the target's address.
+    pub host: Option<String>,
+    /// Status codes that are good, at least one range.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// What the answer's body must contain.
+    pub body: Option<String>,
+}
+
+/// The method of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD
+    Head,
+    /// OPTIONS
+    Options,
+    /// POST, with an empty body.
+    Post,
 }
 
 /// How a target leg is connected.

@@ -1,6 +1,6 @@
 //! Options of the documented file whose machinery does not exist yet.
 //!
-//! They are refused, never ignored: an operator who sets a health check must not believe that it runs. Whoever builds
+//! They are refused, never ignored: an operator who sets a limit must not believe that it holds. Whoever builds
 //! the machinery of an option deletes its line here and reads it in its section.
 
 use super::suggest::quoted;
@@ -20,24 +20,8 @@ pub(super) struct NotYet {
 }
 
 /// Everything that is not supported yet.
-pub(super) const NOT_YET: &[NotYet] = &[
-    key("admin.socket", "remove it"),
-    value("listener.datapath", "packet", "use \"auto\""),
-    key("group.min_healthy", "remove it: a group takes sessions as long as one of its targets does"),
-    key("group.on_down", "remove it"),
-    key("group.failback_hold", "remove it"),
-    key("group.slow_start", "remove it"),
-    key("group.health", "remove the table: a target that cannot be connected is passed over for each session"),
-    key("group.health.kind", "remove it"),
-    key("group.health.path", "remove it"),
-    key("group.health.expect", "remove it"),
-    key("group.health.interval", "remove it"),
-    key("group.health.fast_interval", "remove it"),
-    key("group.health.timeout", "remove it"),
-    key("group.health.rise", "remove it"),
-    key("group.health.fall", "remove it"),
-    value("group.target.address", DNS_NAMES, "give an IP address"),
-];
+pub(super) const NOT_YET: &[NotYet] =
+    &[key("admin.socket", "remove it"), value("group.target.address", DNS_NAMES, "give an IP address")];
 
 impl NotYet {
     /// The problem in words.

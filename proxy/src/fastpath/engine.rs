@@ -10,11 +10,12 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::{Program, SkSkb, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use futures_util::task::AtomicWaker;
-use landbridge_common::{Cookie, MAX_FLOWS, Slot};
+use landbridge_common::{Cookie, Flow, MAX_FLOWS, Slot};
 use socket2::SockRef;
 
-use super::flows::{FlowCell, Flows};
+use super::flows::{self, FlowCell};
 use super::log::KernelLog;
+use super::mapped::Mapped;
 use super::maps::{self, CounterMap, MapError, Maps};
 use super::slots::{self, Slots, Taken};
 use super::unavailable::LoadError;
@@ -27,7 +28,7 @@ const GATE: &str = "gate";
 /// Everything that directions need as long as they are promoted.
 pub(super) struct Engine {
     limits: Limits,
-    flows: Flows,
+    flows: Mapped<Flow>,
     counters: CounterMap,
     maps: Mutex<Maps>,
     slots: Mutex<Slots>,
@@ -98,7 +99,7 @@ impl Engine {
     }
 
     pub(super) fn flow(&self, slot: Slot) -> FlowCell<'_> {
-        self.flows.at(slot)
+        flows::cell(&self.flows, slot)
     }
 
     /// How many directions are promoted.

@@ -5,11 +5,11 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use aya::Ebpf;
 use aya::maps::sock::SockMapFd;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf, SockHash};
-use landbridge_common::{Cookie, Counter, Slot};
+use landbridge_common::{Cookie, Counter, Flow, Slot};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::flows::Flows;
+use super::mapped::Mapped;
 
 /// What all programs together did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -171,9 +171,9 @@ pub(super) fn alarms(programs: &mut Ebpf) -> Result<RingBuf<MapData>, MapError> 
 }
 
 /// Maps the array of `count` flows. The object keeps its descriptor, which the programs need when they are loaded.
-pub(super) fn flows(programs: &Ebpf, count: u32) -> Result<Flows, MapError> {
+pub(super) fn flows(programs: &Ebpf, count: u32) -> Result<Mapped<Flow>, MapError> {
     let Some(Map::Array(array)) = programs.map(FLOWS) else { return Err(MapError::Missing { map: FLOWS }) };
-    Flows::map(array.fd(), count).map_err(|source| MapError::Mapping { map: FLOWS, source })
+    Mapped::map(array.fd(), count).map_err(|source| MapError::Mapping { map: FLOWS, source })
 }
 
 /// The array whose size the loader chooses.
@@ -184,12 +184,15 @@ const SLOTS: &str = "SLOTS";
 const ALARMS: &str = "ALARMS";
 const COUNTERS: &str = "COUNTERS";
 
-fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(programs: &mut Ebpf, map: &'static str) -> Result<T, MapError> {
+pub(super) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    programs: &mut Ebpf,
+    map: &'static str,
+) -> Result<T, MapError> {
     let taken = programs.take_map(map).ok_or(MapError::Missing { map })?;
     T::try_from(taken).map_err(refused(map))
 }
 
-fn refused(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
+pub(super) fn refused(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
     move |source| MapError::Refused { map, source }
 }
 

@@ -19,7 +19,9 @@ mod fallback;
 mod flows;
 pub mod kernel;
 mod log;
+mod mapped;
 mod maps;
+pub mod packet;
 mod promoted;
 mod self_test;
 mod slots;
@@ -49,6 +51,9 @@ use self::version::Version;
 
 /// The eBPF object in this binary; `None` when it was built without `cargo xtask build`.
 pub static OBJECT: Option<&'static [u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
+
+/// The same for the programs of the packet datapath.
+pub static PACKET_OBJECT: Option<&'static [u8]> = include!(concat!(env!("OUT_DIR"), "/packet_object.rs"));
 
 /// The loaded and tested fast path.
 pub struct FastPath {

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::size_of_val;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr;
 
 use nix::libc;
 
@@ -13,17 +14,38 @@ pub(super) struct TcpInfo {
     pub(super) bytes_acked: u64,
     /// Bytes received in order; the FIN counts as one.
     pub(super) bytes_received: u64,
+    /// `TCPI_OPT_*`
+    pub(super) options: u8,
+    /// The scale of the windows that the peer announces, and of those announced to it.
+    pub(super) window_scales: (u8, u8),
+    /// The largest segment that the peer was told to send, and the largest packet on the way to it, in bytes.
+    pub(super) announced_mss: u32,
+    /// See above.
+    pub(super) path_mtu: u32,
 }
 
-/// Asks for both. The kernel takes the socket's lock for it: a verdict that was running on this socket has ended when
+/// Asks for them. The kernel takes the socket's lock for it: a verdict that was running on this socket has ended when
 /// this returns, and so has everything that had waited for the lock.
 pub(super) fn info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-    // `struct tcp_info` (linux/tcp.h) only ever grows; libc's begins the same but ends before these fields.
-    const ACKED: usize = 120 / 8;
-    const RECEIVED: usize = 128 / 8;
-    let mut info = [0_u64; RECEIVED + 1];
+    // `struct tcp_info` (linux/tcp.h) only ever grows; libc's begins the same but ends before the 64-bit fields.
+    const OPTIONS: usize = 5;
+    const SCALES: usize = 6;
+    const PATH_MTU: usize = 60;
+    const ANNOUNCED_MSS: usize = 84;
+    const ACKED: usize = 120;
+    const RECEIVED: usize = 128;
+    let mut info = [0_u64; (RECEIVED + 8) / 8];
     get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
-    Ok(TcpInfo { bytes_acked: info[ACKED], bytes_received: info[RECEIVED] })
+    let byte = |at: usize| info[at / 8].to_ne_bytes()[at % 8];
+    let word = |at: usize| u32::from_ne_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)]);
+    Ok(TcpInfo {
+        bytes_acked: info[ACKED / 8],
+        bytes_received: info[RECEIVED / 8],
+        options: byte(OPTIONS),
+        window_scales: (byte(SCALES) & 0xf, byte(SCALES) >> 4),
+        announced_mss: word(ANNOUNCED_MSS),
+        path_mtu: word(PATH_MTU),
+    })
 }
 
 /// Bytes that were given to the socket and that its peer has not acknowledged, sent or not.
@@ -65,28 +87,33 @@ pub(super) fn given_at_least(socket: BorrowedFd<'_>) -> io::Result<u64> {
 pub(super) fn kick(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut low_water = [0 as libc::c_int];
     get(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &mut low_water)?;
-    // SAFETY: the pointer and the size are those of one int.
+    set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &low_water[0])
+}
+
+/// Sets an option of a socket.
+pub(super) fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the size are those of one value, which the kernel only reads.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            low_water.as_ptr().cast(),
-            size_of_val(&low_water) as libc::socklen_t,
+            level,
+            option,
+            ptr::from_ref(value).cast(),
+            size_of_val(value) as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn get<T, const N: usize>(
+/// Reads an option of a socket that fills the array.
+pub(super) fn get<T: Integer, const N: usize>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     option: libc::c_int,
     value: &mut [T; N],
 ) -> io::Result<()> {
     let mut size = size_of_val(value) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `size` bytes to the array, of which every bit pattern is a value: the callers'
-    // are integers.
+    // SAFETY: the kernel writes at most `size` bytes to the array of integers, of which every bit pattern is a value.
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut size) };
     match result {
@@ -95,6 +122,13 @@ fn get<T, const N: usize>(
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Every bit pattern is a value of such a type.
+pub(super) trait Integer {}
+
+impl Integer for u64 {}
+impl Integer for u32 {}
+impl Integer for libc::c_int {}
 
 #[cfg(test)]
 mod tests {

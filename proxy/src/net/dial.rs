@@ -10,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::options::{self, OptionError};
+use super::path;
 use crate::config::{Dial, TcpOptions};
 
 /// A target leg that could not be connected.
@@ -106,9 +107,14 @@ impl DialError {
     }
 }
 
-/// Connects to `target`. Cancelling closes the attempt.
-pub(crate) async fn dial(target: SocketAddr, dial: &Dial, tcp: &TcpOptions) -> Result<TcpStream, DialError> {
-    let socket = prepare(target, dial, tcp)?;
+/// Connects to `target`, which is told to send no larger segments than `segment` bytes. Cancelling closes the attempt.
+pub(crate) async fn dial(
+    target: SocketAddr,
+    dial: &Dial,
+    tcp: &TcpOptions,
+    segment: Option<u32>,
+) -> Result<TcpStream, DialError> {
+    let socket = prepare(target, dial, tcp, segment)?;
     let limit = dial.connect_timeout;
     match timeout(limit, TcpSocket::from_std_stream(socket.into()).connect(target)).await {
         Ok(Ok(stream)) => Ok(stream),
@@ -117,11 +123,14 @@ pub(crate) async fn dial(target: SocketAddr, dial: &Dial, tcp: &TcpOptions) -> R
     }
 }
 
-fn prepare(target: SocketAddr, dial: &Dial, tcp: &TcpOptions) -> Result<Socket, DialError> {
+fn prepare(target: SocketAddr, dial: &Dial, tcp: &TcpOptions, segment: Option<u32>) -> Result<Socket, DialError> {
     let failed = |source| DialError::Socket { target, source };
     let refused = |source| DialError::Option { target, source };
     let socket = options::tcp_socket(target).map_err(failed)?;
     options::apply(&socket, tcp).map_err(refused)?;
+    if let Some(segment) = segment {
+        path::clamp(&socket, segment).map_err(refused)?;
+    }
     if let Some(source) = dial.source {
         options::bind_address_no_port(&socket).map_err(refused)?;
         socket.bind(&SocketAddr::new(source, 0).into()).map_err(failed)?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 use std::net::TcpStream as StdStream;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
@@ -55,6 +55,19 @@ impl Leg {
     /// The leg is closed in order when it is dropped.
     pub(crate) fn close_in_order(&mut self) {
         self.orderly = true;
+    }
+
+    /// The socket alone, which the runtime no longer knows; it is closed as its new owner decides.
+    ///
+    /// # Errors
+    /// The leg was lost.
+    pub(crate) fn into_socket(mut self) -> io::Result<OwnedFd> {
+        // What is left of the leg has no socket to reset.
+        match mem::replace(&mut self.registration, Registration::Lost) {
+            Registration::Full(stream) => Ok(stream.into_std()?.into()),
+            Registration::Quiet(stream) => Ok(stream.into_inner().into()),
+            Registration::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Turns news about arriving bytes off or on. Bytes that arrived while it was off are told at once.

@@ -8,6 +8,7 @@ use socket2::Socket;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::options::{self, OptionError};
+use super::path;
 use crate::config::TcpOptions;
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn` (4096 by default).
@@ -39,10 +40,19 @@ pub enum BindError {
     },
 }
 
-/// `count` sockets that listen on `address` together, one for each worker.
-pub(crate) fn bind(address: SocketAddr, tcp: &TcpOptions, count: usize) -> Result<Vec<Socket>, BindError> {
-    refuse_if_taken(address)?;
-    (0..count).map(|_| bind_one(address, tcp)).collect()
+/// `count` sockets that listen on `address` together, one for each worker. Clients are told to send no larger segments than
+/// `segment` bytes. `beside`: this process listens there already.
+pub(crate) fn bind(
+    address: SocketAddr,
+    tcp: &TcpOptions,
+    segment: Option<u32>,
+    count: usize,
+    beside: bool,
+) -> Result<Vec<Socket>, BindError> {
+    if !beside {
+        refuse_if_taken(address)?;
+    }
+    (0..count).map(|_| bind_one(address, tcp, segment)).collect()
 }
 
 /// SO_REUSEPORT would let a second daemon of the same user share the port silently: clients of one would reach the
@@ -56,12 +66,16 @@ fn refuse_if_taken(address: SocketAddr) -> Result<(), BindError> {
     probe().map_err(|source| BindError::Socket { address, source })
 }
 
-fn bind_one(address: SocketAddr, tcp: &TcpOptions) -> Result<Socket, BindError> {
+fn bind_one(address: SocketAddr, tcp: &TcpOptions, segment: Option<u32>) -> Result<Socket, BindError> {
     let failed = |source| BindError::Socket { address, source };
     let socket = options::tcp_socket(address).map_err(failed)?;
     prepare(&socket, address).map_err(failed)?;
     socket.set_reuse_port(true).map_err(failed)?;
-    options::apply(&socket, tcp).map_err(|source| BindError::Option { address, source })?;
+    let refused = |source| BindError::Option { address, source };
+    options::apply(&socket, tcp).map_err(refused)?;
+    if let Some(segment) = segment {
+        path::clamp(&socket, segment).map_err(refused)?;
+    }
     socket.bind(&address.into()).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
     Ok(socket)

@@ -5,5 +5,6 @@ pub(crate) mod hangup;
 pub(crate) mod leg;
 pub mod listener;
 pub mod options;
+pub(crate) mod path;
 pub mod proxy_protocol;
 pub mod relay;

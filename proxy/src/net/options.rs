@@ -61,7 +61,7 @@ pub(super) fn reset_on_close(socket: BorrowedFd<'_>) {
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
-fn check(option: &'static str, value: impl ToString, result: io::Result<()>) -> Result<(), OptionError> {
+pub(super) fn check(option: &'static str, value: impl ToString, result: io::Result<()>) -> Result<(), OptionError> {
     result.map_err(|source| OptionError { option, value: value.to_string(), source })
 }
 

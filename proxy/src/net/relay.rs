@@ -1,6 +1,7 @@
 //! Moving bytes between the legs of a session until it ends.
 
 mod flow;
+mod join;
 mod pipe;
 mod socket;
 
@@ -15,17 +16,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use landbridge_core::datapath::{Policy, Promote, Thresholds};
+use landbridge_core::datapath::{Policy, Promote};
 use landbridge_core::end::SessionEnd;
+use landbridge_core::join::JoinRules;
 use landbridge_core::life::Broken;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use super::hangup::Hangups;
 use super::leg::Leg;
-use crate::config::{Datapath, Listener};
+use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
+use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::stats::{Direction, RouteCell};
 use flow::{Between, Flow, Step};
+use join::{Join, Joint, Pair};
 use socket::unacknowledged;
 
 /// How long a reset of one leg is held back from the other so that bytes received before it arrive first. Several
@@ -68,15 +72,18 @@ pub(crate) struct Kernel {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     policy: Policy,
+    join: Option<JoinRules>,
     idle: Option<Duration>,
     half_close: Option<Duration>,
 }
 
 impl Settings {
-    /// By which numbers a direction is judged; `kernel`: whether there is a fast path.
-    pub(crate) fn new(listener: &Listener, thresholds: Thresholds, kernel: bool) -> Self {
+    /// By which numbers a session is judged; `kernel`: whether there is a fast path.
+    pub(crate) fn new(listener: &Listener, rules: &DatapathRules, kernel: bool) -> Self {
+        let DatapathRules { thresholds, join, .. } = *rules;
         let (splice, promote) = match listener.datapath {
             Datapath::Auto => (true, Promote::Messages),
+            Datapath::Packet => (true, Promote::Never),
             Datapath::Sockmap => (false, Promote::AtOnce),
             Datapath::Splice => (true, Promote::Never),
             Datapath::Copy => (false, Promote::Never),
@@ -87,7 +94,13 @@ impl Settings {
         } else {
             Policy { splice: splice || promote != Promote::Never, promote: Promote::Never, thresholds }
         };
-        Self { policy, idle: listener.idle_timeout, half_close: listener.half_close_timeout }
+        let join = match listener.datapath {
+            Datapath::Auto => Some(join),
+            // This listener's operator has decided: no reason to wait.
+            Datapath::Packet => Some(JoinRules { after: 1, ..join }),
+            Datapath::Sockmap | Datapath::Splice | Datapath::Copy => None,
+        };
+        Self { policy, join, idle: listener.idle_timeout, half_close: listener.half_close_timeout }
     }
 }
 
@@ -107,11 +120,23 @@ pub(crate) struct Relay<'a> {
     settings: Settings,
     worker: &'a Buffers,
     kernel: Option<&'a Kernel>,
+    join: Option<Box<Join>>,
+    cell: &'a RouteCell,
+}
+
+/// What becomes of a session that was relayed.
+pub(crate) enum Relayed {
+    /// It has ended; whether the target had sent a byte.
+    Ended(SessionEnd, bool),
+    /// It goes on without user space, which has read so many bytes from each leg, the client's first.
+    Joined(Joined, [u64; 2]),
 }
 
 /// What the relay has to do next.
 enum Next {
     End(SessionEnd),
+    /// The session is joined.
+    Join,
     /// A leg is broken.
     Break(Side),
     /// The direction that begins at this leg enters or leaves the kernel.
@@ -126,27 +151,50 @@ impl<'a> Relay<'a> {
         (head, read): (Bytes, u64),
         settings: Settings,
         worker: &'a Buffers,
-        kernel: Option<&'a Kernel>,
-        cell: &'a RouteCell,
+        (kernel, packet): (Option<&'a Kernel>, Option<&Arc<PacketPath>>),
+        cell: &'a Arc<RouteCell>,
     ) -> Self {
-        let upload = Flow::new(Direction::Upload, settings.policy, head, read, cell);
-        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, cell);
-        Self { upload, download, client, target, settings, worker, kernel }
+        let upload = Flow::new(Direction::Upload, settings.policy, head, read, Arc::clone(cell));
+        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, Arc::clone(cell));
+        let join = packet.zip(settings.join).map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules)));
+        Self { upload, download, client, target, settings, worker, kernel, join, cell }
     }
 
-    /// Runs to the end of the session. The legs are then closed as the end demands; cancelled, both are reset.
-    pub(crate) async fn run(mut self) -> SessionEnd {
+    /// Runs until user space has nothing to do with the session any more. If it has ended the legs are closed as the end
+    /// demands; cancelled, both are reset.
+    pub(crate) async fn run(mut self) -> Relayed {
         let mut silence = Silence::default();
         let end = loop {
             let next = {
                 let mut client_failed = pin!(self.client.failed());
                 let mut target_failed = pin!(self.target.failed());
                 let (upload, download) = (&mut self.upload, &mut self.download);
-                let forth = between(&self.client, &self.target, self.worker);
-                let back = between(&self.target, &self.client, self.worker);
+                let mut forth = between(&self.client, &self.target, self.worker);
+                let mut back = between(&self.target, &self.client, self.worker);
+                let (join, cell) = (&mut self.join, self.cell);
                 poll_fn(|cx| {
-                    if let Poll::Ready(next) = poll_both(cx, (upload, forth), (download, back)) {
-                        return Poll::Ready(next);
+                    let legs = [&self.client, &self.target];
+                    let joint = join.as_mut().map_or(Joint::Not, |join| join.poll(cx, legs));
+                    if joint == Joint::Live {
+                        return Poll::Ready(Next::Join);
+                    }
+                    if joint != Joint::Armed {
+                        let promote = join.as_ref().is_none_or(|join| !join.is_preferred());
+                        (forth.promote, back.promote) = (promote, promote);
+                        if let Poll::Ready(next) = poll_both(cx, (upload, forth), (download, back)) {
+                            return Poll::Ready(next);
+                        }
+                        if let Some(asked) = join.as_mut().filter(|_| upload.is_resting() && download.is_resting()) {
+                            let pair = Pair { legs, books: books(upload, download) };
+                            match asked.rested(cx, upload.moved() + download.moved(), pair) {
+                                Joint::Live => return Poll::Ready(Next::Join),
+                                Joint::Never(why) => {
+                                    cell.not_joined(why).add(1);
+                                    *join = None;
+                                }
+                                Joint::Not | Joint::Armed => {}
+                            }
+                        }
                     }
                     // A leg can fail while both directions wait for the other one.
                     if client_failed.as_mut().poll(cx).is_ready() {
@@ -163,6 +211,10 @@ impl<'a> Relay<'a> {
             };
             match next {
                 Next::End(end) => break end,
+                Next::Join => match self.into_joined() {
+                    Ok(joined) => return joined,
+                    Err(_lost) => return Relayed::Ended(SessionEnd::IntegrityReset, true),
+                },
                 Next::Break(side) => {
                     self.deliver_rest(side).await;
                     break side.reset();
@@ -183,7 +235,16 @@ impl<'a> Relay<'a> {
             self.client.close_in_order();
             self.target.close_in_order();
         }
-        end
+        Relayed::Ended(end, self.download.moved() > 0)
+    }
+
+    /// Takes the sockets of a session that is joined away from the runtime.
+    fn into_joined(self) -> io::Result<Relayed> {
+        let Self { upload, download, client, target, join, .. } = self;
+        let [client_books, target_books] = books(&upload, &download);
+        let legs = [client.into_socket()?, target.into_socket()?];
+        let joined = join.and_then(|join| join.into_joined(legs)).ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Relayed::Joined(joined, [client_books.read, target_books.read]))
     }
 
     /// Hands the direction that begins at `side` to the kernel, if that takes it.
@@ -264,7 +325,13 @@ impl Side {
 }
 
 fn between<'a>(source: &'a Leg, sink: &'a Leg, buffers: &'a Buffers) -> Between<'a> {
-    Between { source, sink, buffers }
+    Between { source, sink, buffers, promote: true }
+}
+
+/// What user space did with each leg, the client's first.
+fn books(upload: &Flow<'_>, download: &Flow<'_>) -> [Books; 2] {
+    let ((from_client, to_target), (from_target, to_client)) = (upload.books(), download.books());
+    [Books { read: from_client, given: to_client }, Books { read: from_target, given: to_target }]
 }
 
 /// Polls both directions: ready when a direction needs something, or both have ended.

@@ -1,6 +1,7 @@
 //! Bad configuration files: each with everything that must be said about it, and nothing else.
 
 mod datapath;
+mod health;
 mod names_and_addresses;
 mod structure;
 mod values;
@@ -50,7 +51,7 @@ impl Text {
 }
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [structure::CASES, values::CASES, names_and_addresses::CASES, datapath::CASES, whole_file::CASES]
+    [structure::CASES, values::CASES, names_and_addresses::CASES, datapath::CASES, health::CASES, whole_file::CASES]
         .into_iter()
         .flatten()
 }

@@ -97,7 +97,7 @@ congestion = "bottleneck-bandwidth""#,
             "listener[0].datapath",
             5,
             r#""kernel" is not a choice"#,
-            r#"use one of "auto", "sockmap", "splice", "copy""#,
+            r#"use one of "auto", "packet", "sockmap", "splice", "copy""#,
         )],
     },
     Case {

@@ -204,47 +204,6 @@ socket = "/run/x.sock""#,
         problems: &[("admin.socket", 2, "not yet supported", "remove it")],
     },
     Case {
-        name: "datapath packet",
-        text: After(4, r#"datapath = "packet""#),
-        problems: &[("listener[0].datapath", 5, r#""packet" is not yet supported"#, r#"use "auto""#)],
-    },
-    Case {
-        name: "group options to come",
-        text: After(
-            6,
-            r#"min_healthy = 1
-on_down = "reset"
-failback_hold = "10s"
-slow_start = "30s""#,
-        ),
-        problems: &[
-            (
-                "group[0].min_healthy",
-                7,
-                "not yet supported",
-                "remove it: a group takes sessions as long as one of its targets",
-            ),
-            ("group[0].on_down", 8, "not yet supported", "remove it"),
-            ("group[0].failback_hold", 9, "not yet supported", "remove it"),
-            ("group[0].slow_start", 10, "not yet supported", "remove it"),
-        ],
-    },
-    Case {
-        name: "health checks",
-        text: After(
-            6,
-            r#"[group.health]
-kind = "http"
-path = "/health""#,
-        ),
-        problems: &[(
-            "group[0].health",
-            7,
-            "not yet supported",
-            "remove the table: a target that cannot be connected is passed",
-        )],
-    },
-    Case {
         name: "string without quotes",
         text: After(
             4,
@@ -344,7 +303,7 @@ lisen = "off"
 name = "in put"
 bind = ["0.0.0.0:8000", "[::]:0"]
 groups = ["onprem", "asw"]
-datapath = "packet"
+datapath = "pakcet"
 [listener.tcp]
 keepalive = "100ms"
 [[listener]]
@@ -375,7 +334,7 @@ address = "[fd00::1]:8000"
             ("listener[0].name", 7, r#""in put" contains " ""#, "use letters, digits and . _ : [ ] -"),
             ("listener[0].bind[1]", 8, r#""[::]:0" has port 0"#, "use a port from 1 to 65535"),
             ("listener[0].groups[1]", 9, r#"there is no group "asw""#, r#"did you mean "aws"?"#),
-            ("listener[0].datapath", 10, r#""packet" is not yet supported"#, r#"use "auto""#),
+            ("listener[0].datapath", 10, r#""pakcet" is not a choice"#, r#"did you mean "packet"?"#),
             (
                 "listener[0].tcp.keepalive",
                 12,

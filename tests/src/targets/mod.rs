@@ -1,11 +1,13 @@
 //! Servers for the daemon to connect to.
 
+mod checked;
 mod echo;
 mod nginx;
 mod proxy_header;
 mod sample;
 mod scripted;
 
+pub use checked::Checked;
 pub use echo::Echo;
 pub use nginx::Nginx;
 pub use proxy_header::ProxyHeader;

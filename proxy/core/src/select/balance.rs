@@ -8,14 +8,14 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use siphasher::sip::SipHasher13;
 
+use super::Target;
 use super::smooth::SmoothRoundRobin;
-use super::{Target, TargetSpec};
 
 pub(super) fn round_robin<'a>(
     able: impl Iterator<Item = (usize, &'a Target)>,
     turn: &mut SmoothRoundRobin,
 ) -> Option<usize> {
-    turn.next(able.map(|(index, target)| (index, target.spec.weight)))
+    turn.next(able.map(|(index, target)| (index, target.weight())))
 }
 
 /// The least loaded; equals take turns by weight.
@@ -42,7 +42,7 @@ fn draw<'a>(
     able: impl Iterator<Item = (usize, &'a Target)> + Clone,
     random: &mut SmallRng,
 ) -> Option<(usize, &'a Target)> {
-    let weight = |target: &Target| u64::from(target.spec.weight);
+    let weight = |target: &Target| u64::from(target.weight());
     let sum: u64 = able.clone().map(|(_, target)| weight(target)).sum();
     let mut ticket = (sum > 0).then(|| random.random_range(0..sum))?;
     able.into_iter().find(|(_, target)| {
@@ -56,17 +56,17 @@ fn draw<'a>(
 /// and 1. Each client ranks the targets on its own, so a target that leaves moves only the clients that had
 /// ranked it first, and shares follow the weights. The hash has a fixed key: every instance ranks alike.
 pub(super) fn source_hash<'a>(able: impl Iterator<Item = (usize, &'a Target)>, client: IpAddr) -> Option<usize> {
-    let best = able.max_by(|(_, a), (_, b)| score(client, &a.spec).total_cmp(&score(client, &b.spec)));
+    let best = able.max_by(|(_, a), (_, b)| score(client, a).total_cmp(&score(client, b)));
     best.map(|(index, _)| index)
 }
 
-fn score(client: IpAddr, target: &TargetSpec) -> f64 {
+fn score(client: IpAddr, target: &Target) -> f64 {
     let mut hasher = SipHasher13::new();
     write_ip(&mut hasher, client);
-    write_address(&mut hasher, target.address);
+    write_address(&mut hasher, target.spec.address);
     // 53 bits fill the mantissa; the half keeps the fraction away from 0 and 1, where the logarithm is no use.
     let fraction = ((hasher.finish() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    -f64::from(target.weight) / libm::log(fraction)
+    -f64::from(target.weight()) / libm::log(fraction)
 }
 
 /// A client keeps its target whether it comes over an IPv4 or a dual-stack socket.

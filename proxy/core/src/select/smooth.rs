@@ -19,7 +19,7 @@ impl SmoothRoundRobin {
     }
 
     /// The next of `candidates`, pairs of index and weight; `None` if there is none. Among equals the first.
-    pub(super) fn next(&mut self, candidates: impl Iterator<Item = (usize, u16)>) -> Option<usize> {
+    pub(super) fn next(&mut self, candidates: impl Iterator<Item = (usize, u32)>) -> Option<usize> {
         let mut sum = 0;
         let mut best = None;
         for (index, weight) in candidates {

@@ -10,7 +10,7 @@ const CLIENT: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1));
 
 fn target(number: usize, weight: u16) -> TargetSpec {
     let address = format!("10.0.{}.{}:80", number / 250, number % 250 + 1).parse().unwrap();
-    TargetSpec { address, weight, max_sessions: None }
+    TargetSpec { address, weight, max_sessions: None, load: Arc::default() }
 }
 
 fn group(tier: u16, weight: u16, balance: Balance, weights: &[u16]) -> GroupSpec {
@@ -33,6 +33,10 @@ fn count(selector: &mut Selector, times: usize) -> BTreeMap<TargetId, usize> {
         *counts.entry(selector.select(0, CLIENT, &[]).unwrap()).or_default() += 1;
     }
     counts
+}
+
+fn release(selector: &Selector, id: TargetId) {
+    selector.groups[id.group].targets[id.target].spec.load.release();
 }
 
 fn id(group: usize, target: usize) -> TargetId {
@@ -68,7 +72,7 @@ fn a_used_up_tier_passes_on_to_the_next() {
     let mut selector = one_listener(groups);
     let mut tried = Vec::new();
     while let Ok(next) = selector.select(0, CLIENT, &tried) {
-        selector.release(next);
+        release(&selector, next);
         tried.push(next);
     }
     assert_eq!(tried, [id(0, 0), id(0, 1), id(1, 0), id(2, 0)]);
@@ -97,7 +101,7 @@ fn a_full_target_spills_over_until_released() {
     let mut selector = one_listener(vec![spec, group(1, 1, Balance::SourceHash, &[1])]);
     let picks: Vec<usize> = (0..3).map(|_| selector.select(0, CLIENT, &[]).unwrap().group).collect();
     assert_eq!(picks, [0, 0, 1]);
-    selector.release(id(0, 0));
+    release(&selector, id(0, 0));
     assert_eq!(selector.select(0, CLIENT, &[]), Ok(id(0, 0)));
 }
 
@@ -188,6 +192,99 @@ fn naive(groups: &[GroupSpec], sessions: &BTreeMap<TargetId, u32>, tried: &[Targ
     able
 }
 
+#[test]
+fn a_group_that_is_held_serves_only_when_no_other_can() {
+    let groups = vec![
+        group(0, 1, Balance::WeightedRoundRobin, &[1]),
+        group(1, 1, Balance::WeightedRoundRobin, &[1]),
+        group(2, 1, Balance::WeightedRoundRobin, &[1]),
+    ];
+    let mut selector = one_listener(groups);
+    for (standings, expected) in [
+        ([Standing::Able, Standing::Able, Standing::Able], Some(0)),
+        ([Standing::Held, Standing::Able, Standing::Able], Some(1)),
+        ([Standing::Held, Standing::Unable, Standing::Able], Some(2)),
+        ([Standing::Unable, Standing::Held, Standing::Held], Some(1)),
+        ([Standing::Unable; 3], None),
+    ] {
+        for (index, standing) in standings.into_iter().enumerate() {
+            selector.set_standing(index, standing);
+        }
+        assert_eq!(selector.select(0, CLIENT, &[]).ok().map(|id| id.group), expected, "{standings:?}");
+        assert_eq!(selector.is_able(0), expected.is_some());
+        let shares: Vec<_> = selector.shares(0).collect();
+        assert_eq!(shares, expected.map(|group| (group, 1)).into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_group_without_a_healthy_target_has_a_share_of_zero() {
+    let groups =
+        vec![group(0, 9, Balance::WeightedRoundRobin, &[1, 1]), group(0, 1, Balance::WeightedRoundRobin, &[1])];
+    let mut selector = one_listener(groups);
+    selector.set_percent(id(0, 0), 0);
+    assert_eq!(selector.shares(0).collect::<Vec<_>>(), [(0, 9), (1, 1)]);
+    selector.set_percent(id(0, 1), 0);
+    assert_eq!(selector.shares(0).collect::<Vec<_>>(), [(1, 1)]);
+    assert_eq!(count(&mut selector, 7), BTreeMap::from([(id(1, 0), 7)]));
+}
+
+#[test]
+fn a_part_of_a_weight_is_exact_too() {
+    let mut selector = one_listener(vec![group(0, 1, Balance::WeightedRoundRobin, &[1, 1])]);
+    // Sessions end at once, so that only the share of turns counts.
+    selector.set_percent(id(0, 0), 25);
+    let mut counts = [0; 2];
+    for _ in 0..50 {
+        let chosen = selector.select(0, CLIENT, &[]).unwrap();
+        release(&selector, chosen);
+        counts[chosen.target] += 1;
+    }
+    assert_eq!(counts, [10, 40]);
+}
+
+#[test]
+fn a_target_that_came_back_is_not_filled_faster_than_its_share() {
+    for balance in [Balance::WeightedRoundRobin, Balance::LeastConnections, Balance::RandomTwo, Balance::SourceHash] {
+        let mut selector = one_listener(vec![group(0, 1, balance, &[1, 1])]);
+        selector.set_percent(id(0, 1), 0);
+        count(&mut selector, 40);
+        selector.set_percent(id(0, 1), 25);
+        for number in 0..20 {
+            selector.select(0, client(number), &[]).unwrap();
+            let (calm, ramping) = (selector.sessions(id(0, 0)), selector.sessions(id(0, 1)));
+            assert!(ramping <= calm / 4 + 1, "{balance:?}: {calm} and {ramping}");
+        }
+        // Alone, it must serve.
+        selector.set_percent(id(0, 0), 0);
+        assert_eq!(selector.select(0, CLIENT, &[]).unwrap(), id(0, 1));
+    }
+}
+
+#[test]
+fn weights_can_be_changed_while_it_runs() {
+    let groups =
+        vec![group(0, 1, Balance::WeightedRoundRobin, &[1, 1]), group(0, 1, Balance::WeightedRoundRobin, &[1])];
+    let mut selector = one_listener(groups);
+    selector.set_group_weight(0, 3);
+    selector.set_weight(id(0, 1), 0);
+    assert_eq!((selector.group_weight(0), selector.weight(id(0, 1))), (3, 0));
+    assert_eq!(count(&mut selector, 8), BTreeMap::from([(id(0, 0), 6), (id(1, 0), 2)]));
+}
+
+#[test]
+fn counts_outlast_a_selector() {
+    let mut spec = group(0, 1, Balance::WeightedRoundRobin, &[1]);
+    spec.targets[0].max_sessions = Some(2);
+    let mut old = one_listener(vec![spec.clone()]);
+    old.select(0, CLIENT, &[]).unwrap();
+    let mut new = one_listener(vec![spec]);
+    new.select(0, CLIENT, &[]).unwrap();
+    assert_eq!(new.select(0, CLIENT, &[]), Err(NoTarget));
+    release(&old, id(0, 0));
+    new.select(0, CLIENT, &[]).unwrap();
+}
+
 proptest! {
     #[test]
     fn every_choice_is_one_the_naive_model_allows(
@@ -196,10 +293,10 @@ proptest! {
     ) {
         let mut selector = one_listener(groups.clone());
         let mut sessions = BTreeMap::new();
-        for (release, who, tried) in steps {
+        for (gives_back, who, tried) in steps {
             let held = sessions.iter().find(|&(_, &count)| count > 0).map(|(&held, _)| held);
-            if let (true, Some(held)) = (release, held) {
-                selector.release(held);
+            if let (true, Some(held)) = (gives_back, held) {
+                release(&selector, held);
                 *sessions.get_mut(&held).unwrap() -= 1;
                 continue;
             }

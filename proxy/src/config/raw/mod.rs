@@ -94,6 +94,11 @@ impl<'d> Table<'d> {
         &self.place
     }
 
+    /// Whether the file has the table.
+    pub(super) fn is_present(&self) -> bool {
+        self.entries.is_some()
+    }
+
     /// Reads a key that may be missing.
     pub(super) fn optional<T>(
         &self,

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,13 +51,13 @@ pub(super) enum Step {
 /// One direction.
 pub(super) struct Flow<'a> {
     direction: Direction,
-    cell: &'a RouteCell,
+    cell: Arc<RouteCell>,
     judge: Judge,
     life: Life,
     /// The pace at which it wanted to be promoted.
     pace: Pace,
     /// What the kernel has of it, while it is promoted or on its way back.
-    entered: Option<Entered<'a>>,
+    entered: Option<Box<Entered<'a>>>,
     held: Held,
     /// Whether the source held nothing after the last read: only whole packets can be in it since.
     drained: bool,
@@ -64,7 +65,7 @@ pub(super) struct Flow<'a> {
     moved: u64,
     began: Instant,
     /// What carries it, for whoever asks how many directions each datapath has.
-    presence: Presence<'a>,
+    presence: Presence,
 }
 
 /// A direction in the kernel.
@@ -126,11 +127,14 @@ pub(super) struct Between<'a> {
     pub(super) source: &'a Leg,
     pub(super) sink: &'a Leg,
     pub(super) buffers: &'a Buffers,
+    /// Whether the direction may enter the kernel on its own now.
+    pub(super) promote: bool,
 }
 
 impl<'a> Flow<'a> {
     /// A direction that first sends `head`. `read`: bytes that were read from the source before.
-    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: &'a RouteCell) -> Self {
+    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: Arc<RouteCell>) -> Self {
+        let presence = Presence::new(Arc::clone(&cell), direction, Carrier::Copy);
         Self {
             direction,
             cell,
@@ -142,13 +146,23 @@ impl<'a> Flow<'a> {
             drained: read == 0,
             moved: 0,
             began: Instant::now(),
-            presence: cell.presence(direction, Carrier::Copy),
+            presence,
         }
     }
 
     /// Whether the end of the stream was passed on.
     pub(super) fn is_done(&self) -> bool {
         self.life.state() == State::Closed
+    }
+
+    /// Whether everything that was read has been given on, and nothing waits anywhere.
+    pub(super) fn is_resting(&self) -> bool {
+        self.drained && matches!(self.held, Held::Nothing) && self.life.state() == State::User
+    }
+
+    /// Bytes taken from the source and given to the sink so far; those in the kernel count once they are delivered.
+    pub(super) fn books(&self) -> (u64, u64) {
+        (self.life.taken(), self.life.given())
     }
 
     /// Bytes that moved so far; what the kernel moves is seen every two seconds.
@@ -219,14 +233,14 @@ impl<'a> Flow<'a> {
                 self.presence.change(Carrier::Sockmap);
                 let mut busy = Busy { count: busy, is: false };
                 busy.set(self.pace == Pace::Busy);
-                self.entered = Some(Entered {
+                self.entered = Some(Box::new(Entered {
                     promoted,
                     watch,
                     counted: Redirected::default(),
                     judged: (0, Instant::now()),
                     busy,
                     pause: Box::pin(sleep(Duration::ZERO)),
-                });
+                }));
                 true
             }
             Err((why, error)) => {
@@ -243,6 +257,7 @@ impl<'a> Flow<'a> {
     fn poll_user(&mut self, cx: &mut Context<'_>, between: Between<'_>) -> Poll<Result<(), Broken>> {
         ready!(self.poll_send_held(cx, between)).map_err(|_gone| Broken::Sink)?;
         if self.drained
+            && between.promote
             && let Some(pace) = self.judge.wants_kernel(between.buffers.busy.get())
             && self.life.on(Event::Wants) == State::Promoting
         {
@@ -281,14 +296,14 @@ impl<'a> Flow<'a> {
 
     /// Ready when the sink's kernel has been given everything that was redirected.
     fn poll_demoting(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let Entered { promoted, pause, .. } = self.entered.as_mut().ok_or(Broken::Integrity)?;
+        let Entered { promoted, pause, .. } = &mut **self.entered.as_mut().ok_or(Broken::Integrity)?;
         while !promoted.is_delivered().map_err(|_gone| Broken::Sink)? {
             ready!(pause.as_mut().poll(cx));
             pause.as_mut().reset(Instant::now() + DELIVERY_POLL);
         }
         self.count_redirected();
-        if let Some(Entered { promoted, .. }) = self.entered.take() {
-            let redirected = promoted.finish().map_err(|_gone| Broken::Sink)?;
+        if let Some(entered) = self.entered.take() {
+            let redirected = entered.promoted.finish().map_err(|_gone| Broken::Sink)?;
             self.life.on(Event::Delivered(redirected.bytes));
         }
         self.presence.change(Carrier::Copy);
@@ -299,7 +314,7 @@ impl<'a> Flow<'a> {
 
     /// Adds what the kernel has moved since the last time.
     fn count_redirected(&mut self) {
-        let Some(Entered { promoted, counted, .. }) = &mut self.entered else { return };
+        let Some(Entered { promoted, counted, .. }) = self.entered.as_deref_mut() else { return };
         let redirected = promoted.redirected();
         let new = redirected.bytes - counted.bytes;
         *counted = redirected;

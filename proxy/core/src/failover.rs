@@ -1,0 +1,324 @@
+//! What a group and its targets may take: health, admin states, the hold before a failback, and the slow start.
+//!
+//! One [`Group`] is the only opinion there is: selection, metrics, status and readiness all ask it. It takes results and
+//! the time, and says what changed. Time is passed in as the time since some fixed moment.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::health::{EjectRules, Health, Monitor, ProbeRules};
+
+/// The share that a target begins with when it comes back.
+const FIRST_PERCENT: u32 = 10;
+
+/// A ramp moves in this many steps: each is a twentieth of `slow_start`, fine enough to look smooth.
+const RAMP_STEPS: u32 = 20;
+
+/// How a group fails over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupRules {
+    /// With fewer healthy, active targets than this the group takes no new sessions.
+    pub min_healthy: u32,
+    /// How long the group must have enough of them before it takes sessions back.
+    pub failback_hold: Duration,
+    /// How long the share of a target that came back takes to grow to its weight.
+    pub slow_start: Duration,
+    /// At most so many percent of the targets are ejected at once.
+    pub max_ejected: u8,
+    /// How its targets are probed, if they are.
+    pub probes: Option<ProbeRules>,
+    /// How failures of traffic count.
+    pub eject: EjectRules,
+}
+
+/// What the operator says of a group or a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AdminState {
+    /// Takes sessions.
+    #[default]
+    Active,
+    /// Takes no new sessions; old ones finish.
+    Draining,
+    /// Takes no sessions, old ones are reset, and it is not probed.
+    Disabled,
+}
+
+impl AdminState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Draining, Self::Disabled];
+
+    /// The word that people and programs read and write.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// Whether a group takes new sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Yes.
+    Able,
+    /// It could, but has not been healthy for long enough: only when no other group can.
+    Held,
+    /// No.
+    Unable,
+}
+
+impl Standing {
+    /// The word that people and programs read.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Able => "able",
+            Self::Held => "held",
+            Self::Unable => "unable",
+        }
+    }
+}
+
+/// Something that changed. Targets are named by their index in the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A target has a new verdict.
+    Health(usize, Health),
+    /// Traffic has ejected a target, until that time.
+    Ejected(usize, Duration),
+    /// A target is no longer ejected.
+    Returned(usize),
+    /// The group takes sessions, or no longer does.
+    Group(Standing),
+}
+
+/// A group and its targets.
+#[derive(Debug, Clone)]
+pub struct Group {
+    rules: GroupRules,
+    admin: AdminState,
+    targets: Vec<Target>,
+    standing: Standing,
+    /// Since when there are enough healthy targets, while the group is held.
+    healthy_since: Duration,
+    /// Before every target had a verdict nothing has come *back*: neither hold nor slow start apply.
+    starting: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Target {
+    monitor: Monitor,
+    admin: AdminState,
+    /// When it came back, while its share still grows.
+    ramp: Option<Duration>,
+}
+
+impl Group {
+    /// A group whose targets have these monitors and are all active.
+    pub fn new(rules: GroupRules, monitors: impl IntoIterator<Item = Monitor>) -> Self {
+        let target = |monitor| Target { monitor, admin: AdminState::Active, ramp: None };
+        let targets = monitors.into_iter().map(target).collect();
+        let mut group = Self {
+            rules,
+            admin: AdminState::Active,
+            targets,
+            standing: Standing::Unable,
+            healthy_since: Duration::ZERO,
+            starting: true,
+        };
+        group.judge(Duration::ZERO);
+        group
+    }
+
+    /// Takes over from `old`, whose target `from(index)` is this group's target `index`, what a new configuration does
+    /// not change: verdicts, ramps, and whether the group was held.
+    pub fn inherit(&mut self, old: &Self, from: impl Fn(usize) -> Option<usize>, now: Duration) {
+        for (index, target) in self.targets.iter_mut().enumerate() {
+            if let Some(known) = from(index).and_then(|index| old.targets.get(index)) {
+                target.monitor = known.monitor.clone().with_rules(self.rules.probes, self.rules.eject);
+                target.ramp = known.ramp;
+            }
+        }
+        self.standing = old.standing;
+        self.healthy_since = old.healthy_since;
+        // A target that nobody knows yet has not come back from anything.
+        self.starting = old.starting || !self.is_decided();
+        self.judge(now);
+    }
+
+    /// Takes the result of a probe of target `index`.
+    pub fn probed(&mut self, index: usize, good: bool, now: Duration) -> Vec<Change> {
+        self.change(now, |group| group.targets[index].monitor.probed(good))
+    }
+
+    /// When target `index` is to be probed next, after a probe that ended at `now`; `None`: never.
+    pub fn next_probe(&mut self, index: usize, now: Duration) -> Option<Duration> {
+        self.targets[index].monitor.next_probe(now)
+    }
+
+    /// Traffic failed on target `index`.
+    pub fn failed(&mut self, index: usize, now: Duration) -> Vec<Change> {
+        let out = self.targets.iter().filter(|target| !target.monitor.is_healthy()).count();
+        let may_eject = (out + 1) * 100 <= usize::from(self.rules.max_ejected) * self.targets.len();
+        self.change(now, |group| group.targets[index].monitor.failed(now, may_eject))
+    }
+
+    /// Traffic was answered by target `index`.
+    pub fn served(&mut self, index: usize) {
+        self.targets[index].monitor.served();
+    }
+
+    /// Carries out what is due at `now`.
+    pub fn tick(&mut self, now: Duration) -> Vec<Change> {
+        self.change(now, |group| group.targets.iter_mut().for_each(|target| target.monitor.tick(now)))
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        let ejections = self.targets.iter().filter_map(|target| target.monitor.deadline());
+        let hold = (self.standing == Standing::Held).then(|| self.healthy_since + self.rules.failback_hold);
+        let ramps = self.targets.iter().filter_map(|target| target.ramp).map(|since| {
+            let step = self.rules.slow_start / RAMP_STEPS;
+            let done = (now.saturating_sub(since).as_nanos() / step.as_nanos().max(1)) as u32;
+            since + step * (done + 1)
+        });
+        ejections.chain(hold).chain(ramps).min()
+    }
+
+    /// What the operator says of the group.
+    pub fn set_admin(&mut self, admin: AdminState, now: Duration) -> Vec<Change> {
+        self.change(now, |group| {
+            group.admin = admin;
+            // What the operator switches on has not come back from anything: no hold.
+            group.starting = true;
+        })
+    }
+
+    /// What the operator says of target `index`.
+    pub fn set_target_admin(&mut self, index: usize, admin: AdminState, now: Duration) -> Vec<Change> {
+        self.change(now, |group| {
+            group.targets[index].admin = admin;
+            group.starting = true;
+        })
+    }
+
+    /// How many targets there are.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Whether there is none, which no configuration allows.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// Whether the group takes new sessions.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// The operator's word on the group.
+    pub fn admin(&self) -> AdminState {
+        self.admin
+    }
+
+    /// The stronger of the operator's words on target `index` and on the group.
+    pub fn target_admin(&self, index: usize) -> AdminState {
+        match (self.admin, self.targets[index].admin) {
+            (AdminState::Disabled, _) | (_, AdminState::Disabled) => AdminState::Disabled,
+            (AdminState::Draining, _) | (_, AdminState::Draining) => AdminState::Draining,
+            (AdminState::Active, AdminState::Active) => AdminState::Active,
+        }
+    }
+
+    /// The verdict of the probes on target `index`.
+    pub fn health(&self, index: usize) -> Health {
+        self.targets[index].monitor.health()
+    }
+
+    /// Whether traffic has ejected target `index`.
+    pub fn is_ejected(&self, index: usize) -> bool {
+        self.targets[index].monitor.is_ejected()
+    }
+
+    /// Whether target `index` is healthy: neither down, nor ejected, nor still unknown to its probes.
+    pub fn is_healthy(&self, index: usize) -> bool {
+        self.targets[index].monitor.is_healthy()
+    }
+
+    /// How much of its weight target `index` takes at `now`, from 1 to 100; 0: no new sessions.
+    pub fn percent(&self, index: usize, now: Duration) -> u8 {
+        let target = &self.targets[index];
+        if !target.monitor.is_healthy() || self.target_admin(index) != AdminState::Active {
+            return 0;
+        }
+        let Some(since) = target.ramp else { return 100 };
+        let step = (self.rules.slow_start / RAMP_STEPS).as_nanos().max(1);
+        let steps = (now.saturating_sub(since).as_nanos() / step).min(u128::from(RAMP_STEPS)) as u32;
+        (FIRST_PERCENT + (100 - FIRST_PERCENT) * steps / RAMP_STEPS) as u8
+    }
+
+    /// Whether every target has a verdict, or none is asked for.
+    pub fn is_decided(&self) -> bool {
+        let decided = |(index, target): (usize, &Target)| {
+            target.monitor.health() != Health::Unknown || self.target_admin(index) == AdminState::Disabled
+        };
+        self.rules.probes.is_none() || self.targets.iter().enumerate().all(decided)
+    }
+
+    /// Does something and says what changed by it.
+    fn change(&mut self, now: Duration, act: impl FnOnce(&mut Self)) -> Vec<Change> {
+        let before: Vec<_> = self.targets.iter().map(|target| target.monitor.clone()).collect();
+        let standing = self.standing;
+        act(self);
+        let mut changes = Vec::new();
+        for (index, (target, old)) in self.targets.iter_mut().zip(&before).enumerate() {
+            let monitor = &target.monitor;
+            if monitor.health() != old.health() {
+                changes.push(Change::Health(index, monitor.health()));
+            }
+            match (old.is_ejected(), monitor.is_ejected()) {
+                (false, true) => changes.push(Change::Ejected(index, monitor.deadline().unwrap_or(now))),
+                (true, false) => changes.push(Change::Returned(index)),
+                _ => {}
+            }
+            let came_back = monitor.is_healthy() && !old.is_healthy() && old.health() != Health::Unknown;
+            if !monitor.is_healthy() {
+                target.ramp = None;
+            } else if (came_back || old.is_ejected() && !monitor.is_ejected()) && !self.rules.slow_start.is_zero() {
+                target.ramp = Some(now);
+            }
+        }
+        self.judge(now);
+        if self.standing != standing {
+            changes.push(Change::Group(self.standing));
+        }
+        changes
+    }
+
+    /// Ends ramps that are over, and decides whether the group takes sessions.
+    fn judge(&mut self, now: Duration) {
+        let slow_start = self.rules.slow_start;
+        for target in &mut self.targets {
+            target.ramp = target.ramp.filter(|since| now < *since + slow_start);
+        }
+        let active = |index: &usize| self.is_healthy(*index) && self.target_admin(*index) == AdminState::Active;
+        let healthy = (0..self.targets.len()).filter(active).count();
+        let enough = self.admin == AdminState::Active && healthy >= self.rules.min_healthy as usize && healthy > 0;
+        self.standing = match self.standing {
+            _ if !enough => Standing::Unable,
+            Standing::Able => Standing::Able,
+            Standing::Unable if self.starting || self.rules.failback_hold.is_zero() => Standing::Able,
+            Standing::Unable => {
+                self.healthy_since = now;
+                Standing::Held
+            }
+            Standing::Held if now >= self.healthy_since + self.rules.failback_hold => Standing::Able,
+            Standing::Held => Standing::Held,
+        };
+        self.starting &= !self.is_decided();
+    }
+}
+
+#[cfg(test)]
+mod tests;

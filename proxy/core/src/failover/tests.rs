@@ -1,0 +1,190 @@
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const RULES: GroupRules = GroupRules {
+    min_healthy: 1,
+    failback_hold: Duration::from_secs(10),
+    slow_start: Duration::from_secs(20),
+    max_ejected: 50,
+    probes: Some(ProbeRules {
+        interval: Duration::from_secs(2),
+        fast_interval: Duration::from_secs(1),
+        rise: 1,
+        fall: 1,
+    }),
+    eject: EjectRules { after: 1, hold: Duration::from_secs(10) },
+};
+
+fn group(rules: GroupRules, targets: u64) -> Group {
+    Group::new(rules, (0..targets).map(|seed| Monitor::new(rules.probes, rules.eject, seed)))
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn percents(group: &Group, now: Duration) -> Vec<u8> {
+    (0..group.targets.len()).map(|index| group.percent(index, now)).collect()
+}
+
+#[test]
+fn at_the_start_nothing_waits_for_hold_or_slow_start() {
+    let mut group = group(RULES, 2);
+    assert_eq!(group.standing(), Standing::Unable);
+    assert!(!group.is_decided());
+    let changes = group.probed(0, true, secs(1));
+    assert_eq!(changes, [Change::Health(0, Health::Up), Change::Group(Standing::Able)]);
+    assert_eq!(percents(&group, secs(1)), [100, 0]);
+    group.probed(1, true, secs(2));
+    assert!(group.is_decided());
+    assert_eq!(percents(&group, secs(2)), [100, 100]);
+    assert_eq!(group.deadline(secs(2)), None);
+}
+
+#[test]
+fn a_group_that_comes_back_is_held_and_its_target_ramps_up() {
+    let mut group = group(RULES, 1);
+    group.probed(0, true, secs(0));
+    assert_eq!(group.probed(0, false, secs(1)), [Change::Health(0, Health::Down), Change::Group(Standing::Unable)]);
+    assert_eq!(group.probed(0, true, secs(5)), [Change::Health(0, Health::Up), Change::Group(Standing::Held)]);
+    assert_eq!(group.percent(0, secs(5)), 10);
+    assert_eq!(group.tick(secs(14)), []);
+    assert_eq!(group.tick(secs(15)), [Change::Group(Standing::Able)]);
+    assert_eq!(group.percent(0, secs(15)), 55);
+    assert_eq!(group.percent(0, secs(24)), 95);
+    group.tick(secs(25));
+    assert_eq!(group.percent(0, secs(25)), 100);
+    assert_eq!(group.deadline(secs(25)), None);
+}
+
+#[test]
+fn a_relapse_starts_the_hold_again() {
+    let mut group = group(RULES, 1);
+    group.probed(0, true, secs(0));
+    group.probed(0, false, secs(1));
+    group.probed(0, true, secs(2));
+    group.probed(0, false, secs(9));
+    assert_eq!(group.standing(), Standing::Unable);
+    group.probed(0, true, secs(11));
+    group.tick(secs(20));
+    assert_eq!(group.standing(), Standing::Held);
+    group.tick(secs(21));
+    assert_eq!(group.standing(), Standing::Able);
+}
+
+#[test]
+fn a_group_that_was_down_from_the_start_comes_back_with_a_hold() {
+    let mut group = group(RULES, 1);
+    group.probed(0, false, secs(0));
+    group.probed(0, true, secs(60));
+    assert_eq!(group.standing(), Standing::Held);
+}
+
+#[test]
+fn fewer_healthy_targets_than_asked_for_are_none() {
+    let mut group = group(GroupRules { min_healthy: 2, failback_hold: Duration::ZERO, ..RULES }, 3);
+    group.probed(0, true, secs(0));
+    assert_eq!(group.standing(), Standing::Unable);
+    group.probed(1, true, secs(0));
+    assert_eq!(group.standing(), Standing::Able);
+    group.set_target_admin(1, AdminState::Draining, secs(1));
+    assert_eq!(group.standing(), Standing::Unable);
+    group.probed(2, true, secs(1));
+    assert_eq!(group.standing(), Standing::Able);
+    assert_eq!(percents(&group, secs(1)), [100, 0, 100]);
+}
+
+#[test]
+fn no_more_than_the_allowed_percentage_is_ejected() {
+    let unprobed = GroupRules { probes: None, ..RULES };
+    for (targets, max_ejected, expected) in [(1, 50, 0), (2, 50, 1), (3, 50, 1), (4, 50, 2), (4, 0, 0), (3, 100, 3)] {
+        let mut group = group(GroupRules { max_ejected, ..unprobed }, targets);
+        for index in 0..group.targets.len() {
+            group.failed(index, secs(0));
+        }
+        let ejected = (0..group.targets.len()).filter(|&index| group.is_ejected(index)).count();
+        assert_eq!(ejected, expected, "{targets} targets, {max_ejected} percent");
+    }
+}
+
+#[test]
+fn an_ejection_ends_by_itself_and_with_a_slow_start() {
+    let mut group = group(GroupRules { probes: None, ..RULES }, 2);
+    assert_eq!(group.failed(0, secs(1)), [Change::Ejected(0, secs(11))]);
+    assert_eq!(percents(&group, secs(1)), [0, 100]);
+    assert_eq!(group.deadline(secs(1)), Some(secs(11)));
+    assert_eq!(group.tick(secs(11)), [Change::Returned(0)]);
+    assert_eq!(percents(&group, secs(11)), [10, 100]);
+}
+
+#[test]
+fn admin_states_are_apart_from_health() {
+    let mut group = group(RULES, 2);
+    group.probed(0, true, secs(0));
+    group.probed(1, true, secs(0));
+    group.set_admin(AdminState::Draining, secs(1));
+    assert_eq!(group.standing(), Standing::Unable);
+    assert_eq!(group.target_admin(0), AdminState::Draining);
+    assert_eq!(group.health(0), Health::Up);
+    group.set_admin(AdminState::Active, secs(2));
+    // It was the operator's wish: nothing came back from being down.
+    assert_eq!(percents(&group, secs(2)), [100, 100]);
+    group.set_target_admin(0, AdminState::Disabled, secs(3));
+    assert_eq!(percents(&group, secs(3)), [0, 100]);
+}
+
+#[test]
+fn a_new_configuration_inherits_by_target() {
+    let mut old = group(RULES, 2);
+    old.probed(0, true, secs(0));
+    old.probed(1, false, secs(0));
+    let mut new = group(GroupRules { slow_start: secs(5), ..RULES }, 3);
+    // The second target is now the first, the first the third, and the one between them is new.
+    new.inherit(&old, |index| [Some(1), None, Some(0)][index], secs(1));
+    assert_eq!([new.health(0), new.health(1), new.health(2)], [Health::Down, Health::Unknown, Health::Up]);
+    assert_eq!(new.standing(), Standing::Able);
+    assert_eq!(percents(&new, secs(1)), [0, 0, 100]);
+}
+
+proptest! {
+    /// Able exactly when the rules say so, found from the history; and deadlines never lie in the past.
+    #[test]
+    fn the_standing_follows_from_the_verdicts(
+        steps in prop::collection::vec((0_usize..3, any::<bool>(), 0_u64..8), 1..60),
+        min_healthy in 1_u32..4,
+    ) {
+        let mut group = group(GroupRules { min_healthy, ..RULES }, 3);
+        (0..3).for_each(|index| drop(group.probed(index, true, secs(0))));
+        let mut now = secs(0);
+        let mut up = [true; 3];
+        let mut enough_since = Some(secs(0));
+        let mut ever_lost = false;
+        for (index, good, later) in steps {
+            now += secs(later);
+            group.tick(now);
+            group.probed(index, good, now);
+            up[index] = good;
+            let enough = up.iter().filter(|up| **up).count() >= min_healthy as usize;
+            enough_since = match (enough, enough_since) {
+                (false, _) => None,
+                (true, None) => Some(now),
+                (true, since) => since,
+            };
+            ever_lost |= !enough;
+            let expected = match enough_since {
+                None => Standing::Unable,
+                Some(since) if ever_lost && now < since + RULES.failback_hold => Standing::Held,
+                Some(_) => Standing::Able,
+            };
+            prop_assert_eq!(group.standing(), expected);
+            prop_assert!(group.deadline(now).is_none_or(|due| due > now));
+            for (index, up) in up.iter().enumerate() {
+                prop_assert_eq!(group.percent(index, now) > 0, *up);
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! When two legs should be joined at packet level, and whether they can be.
+//!
+//! A session begins in user space. It *rests* when everything that was read has been given on and nothing waits. After some
+//! rests, or when it is quiet, its packets are watched; at a later rest the joint is armed, and becomes live with the next
+//! packet that leaves nothing unacknowledged. If something else arrives first the attempt was spoiled, which costs nobody
+//! anything but the attempt, and the session relays on.
+
+use core::time::Duration;
+
+/// When a session is joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JoinRules {
+    /// Rests before the packets are watched. Default 4: two requests and their answers. To join costs about as much as
+    /// forwarding ten messages, so a connection that asks once should not.
+    pub after: u32,
+    /// Or so long without a byte. Default 2 ms: longer than a target in the same place needs to answer, shorter than
+    /// anything that computes.
+    pub quiet: Duration,
+}
+
+impl Default for JoinRules {
+    fn default() -> Self {
+        Self { after: 4, quiet: Duration::from_millis(2) }
+    }
+}
+
+/// Spoiled attempts in a row after which other datapaths get their chance.
+const PATIENCE: u32 = 8;
+
+/// Rests between two attempts are doubled up to this.
+const LONGEST_PAUSE: u32 = 256;
+
+/// What to do about joining.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinStep {
+    /// Relay on.
+    Nothing,
+    /// Note how far arriving packets reach from now on.
+    Watch,
+    /// Arm the joint.
+    Arm {
+        /// Legs of which no packet was seen since they are watched count as resting too: nothing came for a while.
+        unseen: bool,
+    },
+}
+
+/// Decides for one session.
+#[derive(Debug, Clone, Copy)]
+pub struct JoinJudge {
+    rules: JoinRules,
+    state: State,
+    /// Rests until the next step.
+    pause: u32,
+    spoiled: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Unwatched,
+    Watched,
+    Refused,
+}
+
+impl JoinJudge {
+    /// A session that has just begun.
+    pub const fn new(rules: JoinRules) -> Self {
+        Self { rules, state: State::Unwatched, pause: rules.after, spoiled: 0 }
+    }
+
+    /// The session rests after something moved.
+    pub const fn rested(&mut self) -> JoinStep {
+        self.pause = self.pause.saturating_sub(1);
+        match self.state {
+            State::Unwatched if self.pause == 0 => JoinStep::Watch,
+            State::Watched if self.pause == 0 => JoinStep::Arm { unseen: false },
+            _ => JoinStep::Nothing,
+        }
+    }
+
+    /// Nothing moved for [`JoinRules::quiet`].
+    pub const fn quiet(&self) -> JoinStep {
+        match self.state {
+            State::Unwatched => JoinStep::Watch,
+            State::Watched => JoinStep::Arm { unseen: true },
+            State::Refused => JoinStep::Nothing,
+        }
+    }
+
+    /// The packets are watched.
+    pub const fn watched(&mut self) {
+        self.state = State::Watched;
+        self.pause = 1;
+    }
+
+    /// An attempt was spoiled by something that arrived.
+    pub const fn spoiled(&mut self) {
+        self.spoiled = self.spoiled.saturating_add(1);
+        let doublings = if self.spoiled < 8 { self.spoiled } else { 8 };
+        self.pause = 1 << doublings;
+        if self.pause > LONGEST_PAUSE {
+            self.pause = LONGEST_PAUSE;
+        }
+    }
+
+    /// The session cannot be joined.
+    pub const fn refused(&mut self) {
+        self.state = State::Refused;
+    }
+
+    /// Whether joining may still be tried: timers for it make sense.
+    pub const fn is_open(&self) -> bool {
+        !matches!(self.state, State::Refused)
+    }
+
+    /// Whether other ways into the kernel should wait for this one.
+    pub const fn is_preferred(&self) -> bool {
+        self.is_open() && self.spoiled < PATIENCE
+    }
+
+    /// By which rules it judges.
+    pub const fn rules(&self) -> JoinRules {
+        self.rules
+    }
+}
+
+/// What has to be known of a leg to say whether it can be joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegFacts {
+    /// Timestamps, SACK, window scaling and ECN, as bits of `tcpi_options`.
+    pub options: u8,
+    /// The scale of the windows that the peer announces.
+    pub window_scale_in: u8,
+    /// The scale of the windows that this side announces.
+    pub window_scale_out: u8,
+    /// The largest segment that this side told its peer to send, without options, in bytes.
+    pub announced_mss: u32,
+    /// The largest packet on the way to the peer, in bytes.
+    pub path_mtu: u32,
+    /// Whether the addresses are IPv6.
+    pub is_ipv6: bool,
+    /// Whether the peer is this host.
+    pub is_local: bool,
+}
+
+/// `TCPI_OPT_TIMESTAMPS`, `_SACK`, `_WSCALE` and `_ECN` (linux/tcp.h).
+const AGREED: u8 = 0b1111;
+/// `TCPI_OPT_TIMESTAMPS`
+pub const TIMESTAMPS: u8 = 1;
+/// `TCPI_OPT_USEC_TS`: the clock of the timestamps counts microseconds.
+const MICROSECONDS: u8 = 1 << 6;
+
+/// Why two legs are not joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotJoined {
+    /// A peer is on this host: its packets do not cross a device that could rewrite them.
+    LocalPeer,
+    /// The legs did not agree on the same TCP options.
+    Options,
+    /// A leg counts its timestamps in microseconds.
+    Clock,
+    /// The client may send segments that do not fit on the way to the target.
+    ClientSegments,
+    /// The target may send segments that do not fit on the way to the client.
+    TargetSegments,
+    /// As many sessions are joined as may be.
+    Full,
+    /// A socket or a map of the kernel did not do what was asked.
+    Kernel,
+}
+
+impl NotJoined {
+    /// Every reason, in a fixed order.
+    pub const ALL: [Self; 7] = [
+        Self::LocalPeer,
+        Self::Options,
+        Self::Clock,
+        Self::ClientSegments,
+        Self::TargetSegments,
+        Self::Full,
+        Self::Kernel,
+    ];
+
+    /// The value of the metric label `reason`.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::LocalPeer => "local_peer",
+            Self::Options => "tcp_options",
+            Self::Clock => "timestamp_clock",
+            Self::ClientSegments => "client_mss",
+            Self::TargetSegments => "target_mss",
+            Self::Full => "joints_full",
+            Self::Kernel => "join_refused",
+        }
+    }
+}
+
+/// Whether two legs can be joined.
+///
+/// # Errors
+/// The first reason why not.
+pub const fn eligible(client: &LegFacts, target: &LegFacts) -> Result<(), NotJoined> {
+    if client.is_local || target.is_local {
+        return Err(NotJoined::LocalPeer);
+    }
+    if (client.options ^ target.options) & AGREED != 0 {
+        return Err(NotJoined::Options);
+    }
+    if (client.options | target.options) & MICROSECONDS != 0 {
+        return Err(NotJoined::Clock);
+    }
+    if client.announced_mss + headers(target.is_ipv6) > target.path_mtu {
+        return Err(NotJoined::ClientSegments);
+    }
+    if target.announced_mss + headers(client.is_ipv6) > client.path_mtu {
+        return Err(NotJoined::TargetSegments);
+    }
+    Ok(())
+}
+
+/// The IP and TCP headers of a segment without options, which are what an MSS leaves out (RFC 9293, 3.7.1).
+pub const fn headers(is_ipv6: bool) -> u32 {
+    if is_ipv6 { 60 } else { 40 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: LegFacts = LegFacts {
+        options: 0b111,
+        window_scale_in: 7,
+        window_scale_out: 7,
+        announced_mss: 1460,
+        path_mtu: 1500,
+        is_ipv6: false,
+        is_local: false,
+    };
+
+    #[test]
+    fn a_session_is_watched_after_some_rests_and_then_armed_at_each() {
+        let mut judge = JoinJudge::new(JoinRules::default());
+        for _ in 0..3 {
+            assert_eq!(judge.rested(), JoinStep::Nothing);
+        }
+        assert_eq!(judge.rested(), JoinStep::Watch);
+        judge.watched();
+        assert_eq!(judge.rested(), JoinStep::Arm { unseen: false });
+        assert_eq!(judge.rested(), JoinStep::Arm { unseen: false }, "until it worked or was spoiled");
+    }
+
+    #[test]
+    fn a_quiet_session_needs_no_rests() {
+        let mut judge = JoinJudge::new(JoinRules::default());
+        assert_eq!(judge.quiet(), JoinStep::Watch);
+        judge.watched();
+        assert_eq!(judge.quiet(), JoinStep::Arm { unseen: true });
+    }
+
+    #[test]
+    fn spoiled_attempts_become_rare_and_let_others_have_their_chance() {
+        let mut judge = JoinJudge::new(JoinRules::default());
+        judge.watched();
+        let mut pauses = [0_u32; 10];
+        for pause in &mut pauses {
+            while judge.rested() == JoinStep::Nothing {
+                *pause += 1;
+            }
+            judge.spoiled();
+        }
+        assert_eq!(pauses, [0, 1, 3, 7, 15, 31, 63, 127, 255, 255]);
+        assert!(!judge.is_preferred() && judge.is_open());
+    }
+
+    #[test]
+    fn a_refusal_is_final() {
+        let mut judge = JoinJudge::new(JoinRules { after: 1, quiet: Duration::ZERO });
+        judge.refused();
+        assert_eq!((judge.rested(), judge.quiet()), (JoinStep::Nothing, JoinStep::Nothing));
+        assert!(!judge.is_open() && !judge.is_preferred());
+    }
+
+    #[test]
+    fn legs_are_joined_only_if_every_packet_of_one_fits_the_other() {
+        assert_eq!(eligible(&PLAIN, &PLAIN), Ok(()));
+        for (client, target, expected) in [
+            (LegFacts { is_local: true, ..PLAIN }, PLAIN, NotJoined::LocalPeer),
+            (LegFacts { options: 0b110, ..PLAIN }, PLAIN, NotJoined::Options),
+            (PLAIN, LegFacts { options: 0b1111, ..PLAIN }, NotJoined::Options),
+            (LegFacts { options: 0b100_0111, ..PLAIN }, LegFacts { options: 0b100_0111, ..PLAIN }, NotJoined::Clock),
+            (PLAIN, LegFacts { path_mtu: 1420, announced_mss: 1380, ..PLAIN }, NotJoined::ClientSegments),
+            (PLAIN, LegFacts { announced_mss: 8960, path_mtu: 9000, ..PLAIN }, NotJoined::TargetSegments),
+            // Twenty bytes more of header on the other side.
+            (PLAIN, LegFacts { is_ipv6: true, announced_mss: 1440, ..PLAIN }, NotJoined::ClientSegments),
+        ] {
+            assert_eq!(eligible(&client, &target), Err(expected));
+        }
+        // ECN was seen, and scales that differ: both are translated.
+        let other = LegFacts { options: 0b1_0111, window_scale_in: 2, window_scale_out: 14, ..PLAIN };
+        assert_eq!(eligible(&PLAIN, &other), Ok(()));
+    }
+}

@@ -1,0 +1,168 @@
+//! Watching a session that nobody relays: is it silent for too long, half-closed for too long, or is a peer dead?
+
+use core::time::Duration;
+
+use crate::end::SessionEnd;
+
+/// Probes without an answer after which a peer counts as dead; the same number that sockets of user space get.
+const PROBES: u32 = 4;
+
+/// What a session's silence may be; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VigilRules {
+    /// No byte in either direction.
+    pub idle: Option<Duration>,
+    /// The same once a direction has ended.
+    pub half_close: Option<Duration>,
+    /// Silence of a peer before it is probed, and between probes; the client's and the target's.
+    pub keepalive: [Option<Duration>; 2],
+    /// Silence of a peer that has not acknowledged what it was sent.
+    pub user_timeout: [Option<Duration>; 2],
+}
+
+/// What is known of one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sign {
+    /// Payload bytes that came from it.
+    pub bytes: u64,
+    /// When anything came from it last.
+    pub last_seen: Duration,
+    /// Whether it was sent bytes that it has not acknowledged.
+    pub owes: bool,
+    /// Whether it has ended its direction.
+    pub has_ended: bool,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Keep,
+    /// Ask these peers for a sign of life, the client or the target or both.
+    Probe([bool; 2]),
+    /// End the session.
+    End(SessionEnd),
+}
+
+/// Watches one session.
+#[derive(Debug, Clone, Copy)]
+pub struct Vigil {
+    rules: VigilRules,
+    moved: u64,
+    moved_at: Duration,
+    probes: [u32; 2],
+    /// When anything had come last from each peer, so that an answer shows.
+    heard: [Duration; 2],
+}
+
+impl Vigil {
+    /// A session that was joined at `now`.
+    pub const fn new(rules: VigilRules, now: Duration) -> Self {
+        Self { rules, moved: 0, moved_at: now, probes: [0; 2], heard: [now; 2] }
+    }
+
+    /// Judges by what is known of the client and the target at `now`; to be asked about once a second.
+    pub fn look(&mut self, signs: [Sign; 2], now: Duration) -> Verdict {
+        // The end of a direction is as good as a byte.
+        let moved = signs.iter().map(|sign| sign.bytes + u64::from(sign.has_ended)).sum();
+        if moved != self.moved {
+            self.moved = moved;
+            self.moved_at = now;
+        }
+        let still = now.saturating_sub(self.moved_at);
+        let reached = |limit: Option<Duration>, time: Duration| limit.is_some_and(|limit| time >= limit);
+        if (signs[0].has_ended || signs[1].has_ended) && reached(self.rules.half_close, still) {
+            return Verdict::End(SessionEnd::HalfCloseTimeout);
+        }
+        if reached(self.rules.idle, still) {
+            return Verdict::End(SessionEnd::Idle);
+        }
+        let mut probe = [false; 2];
+        for side in [0, 1] {
+            let dead = if side == 0 { SessionEnd::ClientReset } else { SessionEnd::TargetReset };
+            if signs[side].last_seen > self.heard[side] {
+                self.heard[side] = signs[side].last_seen;
+                self.probes[side] = 0;
+            }
+            let silent = now.saturating_sub(self.heard[side]);
+            if signs[side].owes && reached(self.rules.user_timeout[side], silent) {
+                return Verdict::End(dead);
+            }
+            let Some(keepalive) = self.rules.keepalive[side] else { continue };
+            if silent >= keepalive.saturating_mul(self.probes[side] + 1) {
+                if self.probes[side] == PROBES {
+                    return Verdict::End(dead);
+                }
+                self.probes[side] += 1;
+                probe[side] = true;
+            }
+        }
+        if probe == [false; 2] { Verdict::Keep } else { Verdict::Probe(probe) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    const RULES: VigilRules =
+        VigilRules { idle: None, half_close: None, keepalive: [None; 2], user_timeout: [None; 2] };
+
+    #[test]
+    fn a_still_session_ends_once_its_limit_is_over_and_every_byte_counts() {
+        let mut vigil = Vigil::new(VigilRules { idle: Some(s(10)), ..RULES }, s(100));
+        let sign = |bytes| [Sign { bytes, ..Sign::default() }, Sign::default()];
+        assert_eq!(vigil.look(sign(1), s(105)), Verdict::Keep);
+        assert_eq!(vigil.look(sign(1), s(114)), Verdict::Keep);
+        assert_eq!(vigil.look(sign(1), s(115)), Verdict::End(SessionEnd::Idle));
+    }
+
+    #[test]
+    fn the_limit_for_half_closed_sessions_is_their_own() {
+        let mut vigil = Vigil::new(VigilRules { idle: Some(s(100)), half_close: Some(s(5)), ..RULES }, s(0));
+        let sign = |has_ended| [Sign::default(), Sign { has_ended, ..Sign::default() }];
+        assert_eq!(vigil.look(sign(false), s(50)), Verdict::Keep);
+        assert_eq!(vigil.look(sign(true), s(51)), Verdict::Keep, "it has just ended");
+        assert_eq!(vigil.look(sign(true), s(56)), Verdict::End(SessionEnd::HalfCloseTimeout));
+    }
+
+    #[test]
+    fn a_silent_peer_is_probed_four_times_and_then_dead_unless_it_answers() {
+        for answers in [false, true] {
+            let mut vigil = Vigil::new(VigilRules { keepalive: [Some(s(15)), None], ..RULES }, s(0));
+            let mut verdicts = Vec::new();
+            for now in (0..=75).step_by(5).map(s) {
+                let last_seen = if answers && now > s(30) { s(30) } else { s(0) };
+                let signs = [Sign { last_seen, ..Sign::default() }, Sign::default()];
+                match vigil.look(signs, now) {
+                    Verdict::Keep => {}
+                    other => verdicts.push((now.as_secs(), other)),
+                }
+            }
+            let probe = Verdict::Probe([true, false]);
+            let expected = if answers {
+                [(15, probe), (30, probe), (45, probe), (60, probe), (75, probe)]
+            } else {
+                [(15, probe), (30, probe), (45, probe), (60, probe), (75, Verdict::End(SessionEnd::ClientReset))]
+            };
+            assert_eq!(verdicts, expected, "answers: {answers}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_owes_an_acknowledgement_is_given_up_earlier() {
+        let rules = VigilRules { user_timeout: [None, Some(s(30))], ..RULES };
+        for (owes, expected) in [(true, Verdict::End(SessionEnd::TargetReset)), (false, Verdict::Keep)] {
+            let mut vigil = Vigil::new(rules, s(0));
+            let signs = [Sign::default(), Sign { owes, ..Sign::default() }];
+            assert_eq!(vigil.look(signs, s(29)), Verdict::Keep);
+            assert_eq!(vigil.look(signs, s(30)), expected);
+        }
+    }
+}

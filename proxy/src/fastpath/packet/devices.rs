@@ -1,0 +1,177 @@
+//! The devices that the programs are attached to: every one with an address, but loopback.
+//!
+//! Devices come and go, as a VPN's does when it reconnects. A netlink socket tells that something changed, whatever it
+//! was; what there is now is then read anew, which is simpler than to follow what the messages say.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Arc, PoisonError};
+
+use aya::Ebpf;
+use aya::programs::tc::{self, TcAttachType};
+use aya::programs::{Program, SchedClassifier};
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::libc;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::{debug, info, warn};
+
+use super::PacketPath;
+use crate::fastpath::unavailable::LoadError;
+
+/// The program for devices whose packets begin with a hardware address, and the one for those whose do not.
+const ETHERNET: &str = "packet_ethernet";
+const RAW: &str = "packet_raw";
+
+/// Links and addresses of both families (linux/rtnetlink.h).
+const GROUPS: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
+
+/// Hands both programs to the kernel.
+pub(super) fn load(programs: &mut Ebpf) -> Result<(), LoadError> {
+    for name in [ETHERNET, RAW] {
+        let Some(program) = classifier(programs, name) else { return Err(LoadError::NoProgram { program: name }) };
+        program.load().map_err(|source| LoadError::Program { program: name, source })?;
+    }
+    Ok(())
+}
+
+/// The kernel tells a program its routes only if the device that the packet is said to come from forwards. For packets of
+/// this host that is loopback, where the setting has no other effect: what comes from there is never forwarded.
+pub(super) fn let_routes_be_asked() {
+    for family in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{family}/conf/lo/forwarding");
+        let set = match fs::read_to_string(&path) {
+            Ok(value) if value.trim() == "1" => Ok(()),
+            Ok(_) => fs::write(&path, "1"),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = set {
+            // Then packets leave through the device that has the leg's address.
+            info!(path, "the packet datapath cannot follow the routes, for this cannot be set to 1: {error}");
+        }
+    }
+}
+
+fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
+    match programs.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => Some(program),
+        _ => None,
+    }
+}
+
+/// What there is now.
+#[derive(Debug, Default)]
+struct Present {
+    /// Every device with an address but loopback, by index, with its name and the program that fits.
+    devices: HashMap<u32, (String, &'static str)>,
+    /// The indexes of all devices, whether they can be attached to or not.
+    all: HashSet<u32>,
+    locals: HashMap<IpAddr, u32>,
+}
+
+impl PacketPath {
+    /// Keeps the programs attached to the devices that there are, for ever. Cancelling it leaves them where they are.
+    ///
+    /// # Errors
+    /// The kernel does not tell about changes.
+    pub async fn follow_devices(self: Arc<Self>) -> io::Result<()> {
+        // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
+        let changes = unsafe { AsyncFd::register_with_interest(doorbell()?, Interest::READABLE) }?;
+        // Something may have changed between the start and the socket.
+        self.attach_devices();
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let mut ready = changes.readable().await?;
+            loop {
+                match recv(changes.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                    Ok(_) => {}
+                    // More happened than the socket could hold: what it was does not matter.
+                    Err(Errno::ENOBUFS) => {}
+                    Err(Errno::EAGAIN) => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            ready.clear_ready();
+            self.attach_devices();
+        }
+    }
+
+    /// Attaches to new devices. Those that are gone took their attachments with them.
+    pub(super) fn attach_devices(&self) {
+        let Present { devices, all, locals } = match present() {
+            Ok(present) => present,
+            Err(error) => {
+                warn!("cannot list the network devices: {error}");
+                return;
+            }
+        };
+        *self.locals.write().unwrap_or_else(PoisonError::into_inner) = locals;
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        // A device that lost its address keeps its program.
+        attached.retain(|index| all.contains(index));
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, (name, program)) in devices {
+            if !attached.insert(index) {
+                continue;
+            }
+            // Before Linux 6.6 there has to be a queueing discipline to attach to; where there is one already this fails.
+            let _exists = tc::qdisc_add_clsact(&name);
+            let Some(program) = classifier(&mut programs, program) else { continue };
+            match program.attach(&name, TcAttachType::Ingress) {
+                Ok(_link) => debug!(device = name, "the packet datapath is attached"),
+                Err(error) => warn!(device = name, "the packet datapath cannot be attached: {error}"),
+            }
+        }
+    }
+}
+
+/// A socket that becomes readable when links or addresses change.
+fn doorbell() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let bell = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    bind(bell.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
+    Ok(bell)
+}
+
+fn present() -> io::Result<Present> {
+    let mut present = Present::default();
+    let mut kinds = HashMap::new();
+    let mut addressed = HashSet::new();
+    for interface in getifaddrs()? {
+        let Some(address) = interface.address else { continue };
+        if let Some(link) = address.as_link_addr() {
+            present.all.insert(link.ifindex() as u32);
+            let is_usable = interface.flags.contains(InterfaceFlags::IFF_UP)
+                && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+            let program = match link.hatype() {
+                libc::ARPHRD_ETHER => Some(ETHERNET),
+                libc::ARPHRD_NONE | libc::ARPHRD_PPP | libc::ARPHRD_TUNNEL | libc::ARPHRD_TUNNEL6 => Some(RAW),
+                _other => None,
+            };
+            if let Some(program) = program.filter(|_| is_usable) {
+                kinds.insert(interface.interface_name, (link.ifindex() as u32, program));
+            }
+            continue;
+        }
+        let ip = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => IpAddr::V4(v4.ip()),
+            (_, Some(v6)) => IpAddr::V6(v6.ip()),
+            _ => continue,
+        };
+        let index = if_nametoindex(interface.interface_name.as_str()).unwrap_or(0);
+        present.locals.insert(ip, index);
+        addressed.insert(interface.interface_name);
+    }
+    for (name, (index, program)) in kinds {
+        if addressed.contains(&name) {
+            present.devices.insert(index, (name, program));
+        }
+    }
+    Ok(present)
+}

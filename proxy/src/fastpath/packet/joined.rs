@@ -1,0 +1,169 @@
+//! A joined session: its packets go from device to device, and its two sockets are shadows that hold the ports.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use landbridge_common::packet::{PHASE, Tuple, phase};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::debug;
+
+use super::joint::{JointCell, Seen, now};
+use super::repair;
+use super::{PacketPath, addresses};
+use crate::fastpath::tcp;
+
+/// How a joined session is ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is not.
+    No,
+    /// Both directions have ended and that was acknowledged; repetitions are still forwarded.
+    Closed {
+        /// Whether the client ended its direction first.
+        client_first: bool,
+    },
+    /// A peer has reset, and the other one was told.
+    Reset {
+        /// Whether it was the client.
+        by_client: bool,
+    },
+    /// The programs have given it up: no packet came for a day.
+    Dead,
+}
+
+/// A joined session. Dropped before it has ended, it is reset: an RST goes to each peer.
+pub struct Joined {
+    path: Arc<PacketPath>,
+    index: u32,
+    keys: [Tuple; 2],
+    /// There until it is dropped.
+    shadows: [Option<OwnedFd>; 2],
+    /// Whether the sockets are known to have nothing left to say.
+    sealed: bool,
+}
+
+impl Joined {
+    pub(super) fn new(path: Arc<PacketPath>, index: u32, keys: [Tuple; 2], shadows: [OwnedFd; 2]) -> Self {
+        Self { path, index, keys, shadows: shadows.map(Some), sealed: false }
+    }
+
+    /// The joint's index.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Sends the index to `owner` whenever the session begins to end. Needs [`PacketPath::run_events`] to run.
+    pub fn notify(&self, owner: UnboundedSender<u32>) {
+        self.path.set_owner(self.index, Some(owner));
+    }
+
+    /// Turns the sockets into shadows; false while the last acknowledgement is still on its way to one of them, which takes
+    /// microseconds.
+    ///
+    /// # Errors
+    /// A socket has received what it should not, or refuses: the stream may not be whole, reset it. `expected`: the bytes
+    /// that user space has read from each leg.
+    pub fn seal(&mut self, expected: [u64; 2]) -> io::Result<bool> {
+        for (shadow, expected) in self.shadows.iter().flatten().zip(expected) {
+            if tcp::info(shadow.as_fd())?.bytes_received != expected {
+                return Err(io::Error::other("a packet reached the socket of a joined session"));
+            }
+            if tcp::unacknowledged(shadow.as_fd())? > 0 {
+                return Ok(false);
+            }
+        }
+        if !self.sealed {
+            for shadow in self.shadows.iter().flatten() {
+                repair::deafen(shadow.as_fd())?;
+                repair::stand_aside(shadow.as_fd())?;
+            }
+            self.sealed = true;
+        }
+        Ok(true)
+    }
+
+    /// What is known of the client's and the target's packets.
+    pub fn seen(&self) -> [Seen; 2] {
+        [self.joint().seen(0), self.joint().seen(1)]
+    }
+
+    /// How it is ending.
+    pub fn ending(&self) -> Ending {
+        match self.joint().phase() & PHASE {
+            phase::CLOSED => Ending::Closed { client_first: self.joint().is_clients_end() },
+            phase::RESET => Ending::Reset { by_client: self.joint().is_clients_end() },
+            phase::DEAD => Ending::Dead,
+            _ => Ending::No,
+        }
+    }
+
+    /// The time by the clock of [`Seen::last_seen`].
+    pub fn now(&self) -> Duration {
+        now()
+    }
+
+    /// Packets that could not be sent on.
+    pub fn dropped(&self) -> u64 {
+        self.joint().dropped()
+    }
+
+    /// Asks the peer of a leg (0: the client, 1: the target) for a sign of life.
+    ///
+    /// # Errors
+    /// The socket refuses.
+    pub fn probe(&self, side: usize) -> io::Result<()> {
+        self.shadows[side].as_ref().map_or(Ok(()), |shadow| repair::probe(shadow.as_fd()))
+    }
+
+    fn joint(&self) -> JointCell<'_> {
+        self.path.joint(self.index)
+    }
+}
+
+/// What a socket leaves behind for the one that takes its place.
+struct Shadow {
+    addresses: (SocketAddr, SocketAddr),
+    device: Option<u32>,
+}
+
+impl Shadow {
+    /// Closes a socket. A packet that still comes is answered by the kernel, which knows no such connection any more.
+    fn leave(socket: OwnedFd) -> Option<Self> {
+        let addresses = addresses(socket.as_fd()).ok()?;
+        Some(Self { addresses, device: repair::bound_device(socket.as_fd()).ok()? })
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let joint = self.joint();
+        let has_ended = self.ending() != Ending::No;
+        // From here on nothing is sent on, so that the numbers below stay true.
+        joint.kill();
+        let ends = [0, 1].map(|side| (joint.sent_to(side), joint.received_from(side)));
+        for key in self.keys {
+            self.path.remove_leg(key);
+        }
+        self.path.release_joint(self.index);
+        for (shadow, (sent, received)) in self.shadows.iter_mut().zip(ends) {
+            // It must leave in silence: it stands where its connection was when it was joined.
+            let _refused = shadow.as_ref().map(|shadow| repair::stand_aside(shadow.as_fd()));
+            let Some(left) = shadow.take().and_then(Shadow::leave).filter(|_| !has_ended) else { continue };
+            let Shadow { addresses, device } = left;
+            let reset = repair::stand_in(addresses, device, sent, received).and_then(repair::reset);
+            if let Err(error) = reset {
+                debug!(peer = %addresses.1, "a joined leg was not reset: {error}");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Joined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Joined").field("index", &self.index).field("sealed", &self.sealed).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! The packet datapath: established sessions whose packets are rewritten into each other at the ingress of the devices.
+//!
+//! A session that may be joined is a [`Joining`]: watched, then armed, and at last live by a packet that leaves nothing
+//! unacknowledged. From then on it is a [`Joined`], and its two sockets are silent *shadows* that hold the ports. Nothing
+//! here drops a packet before a joint is live; an attempt that something spoils costs nobody a retransmission.
+//!
+//! | program | type | attached to | minimum kernel |
+//! |---|---|---|---|
+//! | `packet_ethernet` | `tc` classifier | ingress of every device with a hardware address (TCX, before 6.6 clsact) | 6.1 |
+//! | `packet_raw` | the same | ingress of every device without: TUN, WireGuard | 6.1 |
+
+mod devices;
+mod events;
+mod joined;
+mod joining;
+mod joint;
+mod repair;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::{Ebpf, EbpfLoader};
+use landbridge_common::packet::{Joint, LegRef, PacketCounter, Tuple};
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use self::joined::{Ending, Joined};
+pub use self::joining::{Books, Joining, Stand};
+use self::joint::JointCell;
+pub use self::joint::Seen;
+use super::kernel::Kernel;
+use super::mapped::Mapped;
+use super::maps::{MapError, refused, take};
+use super::slots::{self, Slots, Taken};
+use super::unavailable::{LoadError, Unavailable};
+
+/// The eBPF object of the packet datapath in this binary; `None` when it was built without `cargo xtask build`.
+pub use super::PACKET_OBJECT as OBJECT;
+
+const LEGS: &str = "LEGS";
+const JOINTS: &str = "JOINTS";
+const EVENTS: &str = "PACKET_EVENTS";
+const COUNTERS: &str = "PACKET_COUNTERS";
+
+/// A leg's name in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+struct Key(Tuple);
+
+// SAFETY: a tuple is plain integers without padding.
+unsafe impl aya::Pod for Key {}
+
+/// The loaded packet datapath.
+pub struct PacketPath {
+    joints: Mapped<Joint>,
+    legs: Mutex<HashMap<MapData, Key, LegRef>>,
+    slots: Mutex<Slots>,
+    /// Who is told about the joint with this index.
+    owners: Mutex<Vec<Option<UnboundedSender<u32>>>>,
+    /// This host's own addresses, which cross no device among themselves, with the index of the device that has them.
+    locals: RwLock<std::collections::HashMap<IpAddr, u32>>,
+    events: Mutex<Option<RingBuf<MapData>>>,
+    counters: PerCpuArray<MapData, u64>,
+    /// The indexes of the devices that have a program.
+    attached: Mutex<HashSet<u32>>,
+    // Owns the programs and their attachments.
+    programs: Mutex<Ebpf>,
+}
+
+impl PacketPath {
+    /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is.
+    ///
+    /// # Errors
+    /// The first reason why this process cannot use it.
+    pub fn start(sessions: u32) -> Result<Arc<Self>, Unavailable> {
+        let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
+        let missing = Kernel::observe().missing();
+        if !missing.is_empty() {
+            return Err(Unavailable::NoCapability { missing });
+        }
+        let path = Self::load(object, sessions).map_err(|source| Unavailable::LoadFailed { source })?;
+        devices::let_routes_be_asked();
+        path.attach_devices();
+        Ok(Arc::new(path))
+    }
+
+    fn load(object: &[u8], sessions: u32) -> Result<Self, LoadError> {
+        let capacity = sessions.saturating_add(slots::RESERVE).min(landbridge_common::packet::MAX_JOINTS);
+        let mut programs =
+            EbpfLoader::new().map_max_entries(JOINTS, capacity).map_max_entries(LEGS, 2 * capacity).load(object)?;
+        let joints = match programs.map(JOINTS) {
+            Some(aya::maps::Map::Array(array)) => {
+                Mapped::map(array.fd(), capacity).map_err(|source| MapError::Mapping { map: JOINTS, source })?
+            }
+            _ => return Err(MapError::Missing { map: JOINTS }.into()),
+        };
+        devices::load(&mut programs)?;
+        Ok(Self {
+            joints,
+            legs: Mutex::new(take(&mut programs, LEGS)?),
+            slots: Mutex::new(Slots::new(capacity)),
+            owners: Mutex::new(Vec::new()),
+            locals: RwLock::default(),
+            events: Mutex::new(Some(take(&mut programs, EVENTS)?)),
+            counters: take(&mut programs, COUNTERS)?,
+            attached: Mutex::default(),
+            programs: Mutex::new(programs),
+        })
+    }
+
+    /// Sessions that are watched, armed, joined or lingering now.
+    pub fn sessions(&self) -> u32 {
+        self.lock_slots().taken()
+    }
+
+    /// What the programs have done with packets of watched and joined sessions since the start, all CPUs together.
+    ///
+    /// # Errors
+    /// The kernel refused to read the map.
+    pub fn count(&self, what: PacketCounter) -> Result<u64, MapError> {
+        let values = self.counters.get(&(what as u32), 0).map_err(refused(COUNTERS))?;
+        Ok(values.iter().sum())
+    }
+
+    fn joint(&self, index: u32) -> JointCell<'_> {
+        JointCell::of(&self.joints, index)
+    }
+
+    fn take_joint(&self) -> Option<Taken> {
+        self.lock_slots().take(Instant::now())
+    }
+
+    fn release_joint(&self, index: u32) {
+        self.set_owner(index, None);
+        self.lock_slots().release(index, Instant::now());
+    }
+
+    fn insert_leg(&self, key: Tuple, leg: LegRef) -> Result<(), MapError> {
+        self.lock_legs().insert(Key(key), leg, 0).map_err(refused(LEGS))
+    }
+
+    fn remove_leg(&self, key: Tuple) {
+        // It may have been removed before, and then there is nothing to do.
+        let _gone = self.lock_legs().remove(&Key(key));
+    }
+
+    fn set_owner(&self, index: u32, owner: Option<UnboundedSender<u32>>) {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = index as usize;
+        if owners.len() <= index {
+            owners.resize(index + 1, None);
+        }
+        owners[index] = owner;
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.device_of(address).is_some()
+    }
+
+    /// The index of the device that has this address of this host's.
+    fn device_of(&self, address: IpAddr) -> Option<u32> {
+        self.locals.read().unwrap_or_else(PoisonError::into_inner).get(&address).copied()
+    }
+
+    fn lock_legs(&self) -> MutexGuard<'_, HashMap<MapData, Key, LegRef>> {
+        self.legs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_slots(&self) -> MutexGuard<'_, Slots> {
+        // Every operation leaves the list whole, so that a panic elsewhere does not matter.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a peer may be silent before the programs give its joint up by themselves, when nobody set another limit. A
+/// day: the daemon, as long as it lives, finds dead peers much earlier.
+const IDLE_LIMIT: Duration = Duration::from_hours(24);
+
+/// A socket's two addresses: its own and its peer's.
+fn addresses(socket: BorrowedFd<'_>) -> io::Result<(std::net::SocketAddr, std::net::SocketAddr)> {
+    let socket = socket2::SockRef::from(&socket);
+    let address = |address: socket2::SockAddr| address.as_socket().ok_or(io::Error::from(io::ErrorKind::Unsupported));
+    Ok((address(socket.local_addr()?)?, address(socket.peer_addr()?)?))
+}
+
+/// An address as the maps have it.
+fn words(address: IpAddr) -> [u32; 4] {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let word = |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+    [word(0), word(4), word(8), word(12)]
+}
+
+/// A tuple of packets from `source` to `destination`.
+fn tuple(source: std::net::SocketAddr, destination: std::net::SocketAddr) -> Tuple {
+    Tuple {
+        source: words(source.ip()),
+        destination: words(destination.ip()),
+        source_port: source.port().to_be(),
+        destination_port: destination.port().to_be(),
+    }
+}

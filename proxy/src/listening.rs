@@ -1,0 +1,145 @@
+//! The sockets that the daemon listens on: bound all together or not at all, and given to the workers.
+//!
+//! The supervisor keeps a handle to each socket beside the worker's. A socket closes only when both are gone, so a handle
+//! is dropped before its worker is told to close: what the worker then still finds waiting is all that will ever come.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use socket2::Socket;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, info};
+
+use crate::config::{Config, Datapath, Listener, Target, TcpOptions, overlap};
+use crate::net::listener::{self, BindError};
+use crate::net::path;
+
+/// What a worker is told about its sockets.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Accept from this socket.
+    Listen {
+        /// Names the socket in [`Order::Close`].
+        number: u64,
+        /// What it is bound to.
+        address: SocketAddr,
+        /// The socket.
+        socket: Socket,
+    },
+    /// Take what is waiting and close.
+    Close {
+        /// Which socket.
+        number: u64,
+    },
+}
+
+/// Everything that is listened on.
+#[derive(Debug, Default)]
+pub(crate) struct Listening {
+    bound: Vec<Bound>,
+    next_number: u64,
+}
+
+/// One address with the sockets of all workers.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    number: u64,
+    address: SocketAddr,
+    tcp: TcpOptions,
+    sockets: Vec<Socket>,
+}
+
+impl Listening {
+    /// Binds what `config` has and this does not, for so many workers. Nothing stays bound after an error.
+    pub(crate) fn bind_new(&mut self, config: &Config, workers: usize) -> Result<Vec<Bound>, BindError> {
+        let mut new = Vec::new();
+        for (listener, address) in addresses(config) {
+            if self.bound.iter().any(|bound| bound.is(address, &listener.tcp)) {
+                continue;
+            }
+            let beside = self.bound.iter().any(|bound| overlap(bound.address, address));
+            let sockets = listener::bind(address, &listener.tcp, segment(config, listener), workers, beside)?;
+            self.next_number += 1;
+            new.push(Bound { number: self.next_number, address, tcp: listener.tcp.clone(), sockets });
+        }
+        Ok(new)
+    }
+
+    /// Has the workers accept from what was bound for `config`, and close what it does not have.
+    pub(crate) fn apply(&mut self, config: &Config, new: Vec<Bound>, workers: &[UnboundedSender<Order>]) {
+        for bound in new {
+            for (worker, socket) in workers.iter().zip(&bound.sockets) {
+                match socket.try_clone() {
+                    Ok(socket) => send(worker, Order::Listen { number: bound.number, address: bound.address, socket }),
+                    // For want of descriptors; the other workers accept.
+                    Err(error) => debug!(address = %bound.address, "a worker does not listen: {error}"),
+                }
+            }
+            self.bound.push(bound);
+        }
+        let wanted: Vec<_> = addresses(config).collect();
+        let unwanted = |bound: &mut Bound| !wanted.iter().any(|(listener, at)| bound.is(*at, &listener.tcp));
+        for closed in self.bound.extract_if(.., unwanted) {
+            info!(address = %closed.address, "closing");
+            close(closed, workers);
+        }
+        self.clamp(config);
+    }
+
+    /// Closes everything.
+    pub(crate) fn close(&mut self, workers: &[UnboundedSender<Order>]) {
+        self.bound.drain(..).for_each(|bound| close(bound, workers));
+    }
+
+    /// Tells new clients how large a segment may be on the way to the targets of now.
+    fn clamp(&self, config: &Config) {
+        for bound in &self.bound {
+            let listener = config.listeners.iter().find(|listener| listener.bind.contains(&bound.address));
+            if let Some(segment) = listener.and_then(|listener| segment(config, listener)) {
+                for socket in &bound.sockets {
+                    if let Err(error) = path::clamp(socket, segment) {
+                        debug!(address = %bound.address, "sessions may be relayed that could be joined: {error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Bound {
+    fn is(&self, address: SocketAddr, tcp: &TcpOptions) -> bool {
+        self.address == address && self.tcp == *tcp
+    }
+}
+
+fn close(bound: Bound, workers: &[UnboundedSender<Order>]) {
+    let number = bound.number;
+    drop(bound);
+    workers.iter().for_each(|worker| send(worker, Order::Close { number }));
+}
+
+fn send(worker: &UnboundedSender<Order>, order: Order) {
+    // A worker that has ended listens no more.
+    let _ = worker.send(order);
+}
+
+/// Each address once, with its listener.
+fn addresses(config: &Config) -> impl Iterator<Item = (&Listener, SocketAddr)> {
+    let mut seen = BTreeSet::new();
+    let all = config.listeners.iter().flat_map(|listener| listener.bind.iter().map(move |at| (listener, *at)));
+    all.filter(move |(_, address)| seen.insert(*address))
+}
+
+/// The largest segment that fits on the way to every target of a listener whose sessions may be joined.
+fn segment(config: &Config, listener: &Listener) -> Option<u32> {
+    if !matches!(listener.datapath, Datapath::Auto | Datapath::Packet) {
+        return None;
+    }
+    let groups = listener.groups.iter().map(|&group| &config.groups[group]);
+    let segments = groups.flat_map(|group| {
+        let towards = |target: &Target| path::segment_towards(target.address, &group.dial, &group.tcp);
+        // A target without a route now has no say; its sessions are relayed if they turn out not to fit.
+        group.targets.iter().filter_map(move |target| towards(target).ok())
+    });
+    segments.min()
+}

@@ -1,0 +1,59 @@
+//! A reload: from a file to a configuration that is ready to take the place of the one that runs.
+//!
+//! [`prepare`] binds, and lets the probes of new targets have their first verdict; until it returns nothing has changed,
+//! and dropping what it returns, or cancelling it, leaves everything as it was.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::config::diff::Plan;
+use crate::config::{Config, LoadError};
+use crate::listening::{Bound, Listening};
+use crate::net::listener::BindError;
+use crate::shared::Shared;
+use crate::watch::{Watch, first_verdicts, watch_targets};
+
+/// Why everything stays as it was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReloadError {
+    /// There is no valid configuration.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// An address could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// A configuration that is ready to run.
+pub(crate) struct Prepared {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) watch: Watch,
+    pub(crate) bound: Vec<Bound>,
+}
+
+/// Reads `file` and binds what it has and `current` does not.
+pub(crate) fn begin(
+    file: &Path,
+    current: &Shared,
+    listening: &mut Listening,
+    workers: usize,
+) -> Result<(Arc<Shared>, Vec<Bound>), ReloadError> {
+    let config = Config::load(file)?;
+    let bound = listening.bind_new(&config, workers)?;
+    for change in Plan::between(&current.config, &config).changes {
+        match change.needs_restart {
+            true => warn!("reload: {change}"),
+            false => info!("reload: {change}"),
+        }
+    }
+    Ok((Arc::new(current.next(config, workers)), bound))
+}
+
+/// Waits until new targets are known, as the start does.
+pub(crate) async fn prepare((shared, bound): (Arc<Shared>, Vec<Bound>)) -> Prepared {
+    let watch = watch_targets(&shared);
+    first_verdicts(&shared).await;
+    Prepared { shared, watch, bound }
+}

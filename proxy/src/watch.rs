@@ -1,0 +1,200 @@
+//! Keeps the pool's opinion of targets up to date, and carries out what follows from a change: logs, and sessions that
+//! have to end.
+//!
+//! [`watch_targets`] starts one task for what is due by time and one per probed target, on the supervisor's runtime. All end with
+//! the returned [`Watch`]; what is known by then stays in the pool.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use landbridge_core::end::SessionEnd;
+use landbridge_core::failover::{AdminState, Change, Standing};
+use landbridge_core::health::Health;
+use landbridge_core::select::TargetId;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use crate::config::OnDown;
+use crate::net::dial::FailureReason;
+use crate::probe::{self, ProbeError};
+use crate::shared::Shared;
+
+/// The tasks that watch the targets of one configuration.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    _tasks: JoinSet<()>,
+}
+
+/// Starts to watch.
+pub(crate) fn watch_targets(shared: &Arc<Shared>) -> Watch {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keep_time(Arc::clone(shared)));
+    for id in shared.config.target_ids() {
+        tasks.spawn(probe::run(Arc::clone(shared), id));
+    }
+    Watch { _tasks: tasks }
+}
+
+/// Waits until every probed target has its first verdict, or the time that a probe may take is over.
+pub(crate) async fn first_verdicts(shared: &Shared) {
+    let longest =
+        shared.config.groups.iter().filter_map(|group| group.health.as_ref()).map(|check| check.timeout).max();
+    let Some(longest) = longest else { return };
+    let decided = async {
+        while !shared.pool().is_decided() {
+            shared.verdict.notified().await;
+        }
+    };
+    // The rest is found out while others serve.
+    let _ = timeout_at(Instant::now() + longest, decided).await;
+}
+
+/// Carries out what is due by time.
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let deadline = shared.pool().deadline(shared.now());
+        let due = async {
+            match deadline {
+                Some(deadline) => sleep_until(shared.instant(deadline)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => shared.tick(),
+            () = shared.changed.notified() => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Takes the result of a probe of `id` that took `took`.
+    pub(crate) fn probed(&self, id: TargetId, result: &Result<(), ProbeError>, took: Duration) {
+        let state = self.state(id);
+        state.probes.record(result, took);
+        let now = self.now();
+        let changes = self.pool().probed(id, result.is_ok(), now);
+        let why = result.as_ref().err().map(ToString::to_string);
+        self.follow(id.group, &changes, why.as_deref());
+        state.set_last_failure(why);
+        self.verdict.notify_one();
+    }
+
+    /// A connect to `id` failed.
+    pub(crate) fn connect_failed(&self, id: TargetId, reason: FailureReason) {
+        // What this host lacks says nothing about the target.
+        if reason != FailureReason::Local {
+            self.suspect(id);
+        }
+    }
+
+    /// A session with `id` ended; `answered`: the target sent a byte.
+    pub(crate) fn session_ended(&self, id: TargetId, end: SessionEnd, answered: bool) {
+        let state = self.state(id);
+        if answered {
+            // The plain load keeps the lock out of the way of everyday sessions.
+            if state.suspected.load(Ordering::Relaxed) && state.suspected.swap(false, Ordering::Relaxed) {
+                self.pool().served(id);
+            }
+        } else if end == SessionEnd::TargetReset {
+            self.suspect(id);
+        }
+    }
+
+    /// When `id` is to be probed next.
+    pub(crate) fn next_probe(&self, id: TargetId) -> Option<Instant> {
+        let now = self.now();
+        self.pool().next_probe(id, now).map(|due| self.instant(due))
+    }
+
+    /// Whether the probes of `id` have a verdict.
+    pub(crate) fn is_known(&self, id: TargetId) -> bool {
+        self.pool().group(id.group).health(id.target) != Health::Unknown
+    }
+
+    /// What the operator says of `id`.
+    pub(crate) fn admin_state(&self, id: TargetId) -> AdminState {
+        self.pool().group(id.group).target_admin(id.target)
+    }
+
+    fn suspect(&self, id: TargetId) {
+        let state = self.state(id);
+        state.suspected.store(true, Ordering::Relaxed);
+        let now = self.now();
+        let changes = self.pool().failed(id, now);
+        self.follow(id.group, &changes, None);
+        state.suspicion.notify_one();
+    }
+
+    fn tick(&self) {
+        let now = self.now();
+        let changes = self.pool().tick(now);
+        for (group, changes) in changes {
+            self.follow(group, &changes, None);
+        }
+    }
+
+    /// Logs what changed in group `index`, and does what its configuration says about it.
+    fn follow(&self, index: usize, changes: &[Change], why: Option<&str>) {
+        if changes.is_empty() {
+            return;
+        }
+        let group = &self.config.groups[index];
+        let name = group.name.as_str();
+        let target = |target: usize| group.targets[target].name.as_str();
+        for change in changes {
+            match *change {
+                Change::Health(number, Health::Up) => {
+                    info!(group = name, target_name = target(number), "up");
+                    self.state(TargetId { group: index, target: number }).stop_ending();
+                }
+                Change::Health(number, health) => {
+                    warn!(group = name, target_name = target(number), "{}: {}", health.label(), why.unwrap_or("-"));
+                    let id = TargetId { group: index, target: number };
+                    self.end_sessions(id, group.on_down, SessionEnd::TargetDown);
+                }
+                Change::Ejected(number, until) => {
+                    let hold = until.saturating_sub(self.now());
+                    warn!(
+                        group = name,
+                        target_name = target(number),
+                        "taken out for {hold:.0?}: sessions failed in a row"
+                    );
+                }
+                Change::Returned(number) => info!(group = name, target_name = target(number), "takes sessions again"),
+                Change::Group(Standing::Able) => info!(group = name, "takes sessions"),
+                Change::Group(Standing::Held) => {
+                    info!(group = name, hold = ?group.failback_hold, "healthy again, held back");
+                }
+                Change::Group(Standing::Unable) => warn!(group = name, "takes no sessions"),
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// Ends the sessions of those targets of this configuration that `next` no longer has, as their group says.
+    pub(crate) fn end_removed(&self, next: &Self) {
+        for id in self.config.target_ids().filter(|&id| next.config.same_target(&self.config, id).is_none()) {
+            let (group, target) = self.target(id);
+            let rules = next.config.groups.iter().find(|of| of.name == group.name).unwrap_or(group);
+            info!(group = group.name, target_name = target.name, sessions = self.sessions(id), "removed");
+            self.end_sessions(id, rules.on_removal, SessionEnd::Drained);
+        }
+    }
+
+    /// Ends the sessions of a target, in the way and as the end that are given.
+    fn end_sessions(&self, id: TargetId, how: OnDown, end: SessionEnd) {
+        let state = Arc::clone(self.state(id));
+        let limit = match how {
+            OnDown::Keep => return,
+            OnDown::Drain => self.config.runtime.drain_timeout,
+            OnDown::Reset => Duration::ZERO,
+        };
+        let ending = {
+            let state = Arc::clone(&state);
+            async move { state.cut_after(limit, end).await }
+        };
+        state.set_ending(tokio::spawn(ending));
+    }
+}

@@ -1,0 +1,247 @@
+//! Targets and groups that go down and come back: who serves meanwhile, and what happens to sessions.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use landbridge_tests::targets::{Checked, Echo, Scripted};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt, eventually};
+
+const TRAFFIC: u16 = 9000;
+const CHECK: u16 = 9100;
+
+/// Two places, each with one target that says its letter, and a health check for each that the test controls.
+struct Places {
+    net: Net,
+    targets: [Scripted<()>; 2],
+    checks: [Checked; 2],
+}
+
+impl Places {
+    fn start() -> Result<Self> {
+        let net = Net::new(2)?;
+        let targets =
+            [Scripted::named(&net.targets[0], TRAFFIC, "a")?, Scripted::named(&net.targets[1], TRAFFIC, "b")?];
+        let checks = [Checked::start(&net.targets[0], CHECK)?, Checked::start(&net.targets[1], CHECK)?];
+        Ok(Self { net, targets, checks })
+    }
+
+    /// The group of a place, with lines of its own.
+    fn group(&self, place: usize, lines: &[&str]) -> Group {
+        let group = Group::new(["onprem", "aws"][place]).with(&format!("tier = {place}"));
+        let group = lines.iter().fold(group, |group, line| group.with(line)).target(self.targets[place].address());
+        group.health("port = 9100").health("interval = \"100ms\"").health("fast_interval = \"20ms\"")
+    }
+
+    fn daemon(&self, lines: &[&str]) -> Result<Daemon> {
+        let config = Config::new([self.group(0, lines), self.group(1, &[])]).runtime("drain_timeout = \"700ms\"");
+        Daemon::start(&self.net.proxy, &config)
+    }
+
+    /// A session and the letter of its target.
+    fn session(&self, daemon: &Daemon) -> Result<(TcpStream, char)> {
+        let mut stream = self.net.client.connect(daemon.v4())?;
+        let mut name = [0];
+        stream.read_exact(&mut name)?;
+        Ok((stream, name[0].into()))
+    }
+
+    fn serving(&self, daemon: &Daemon) -> Result<char> {
+        self.session(daemon).map(|(_, name)| name)
+    }
+}
+
+fn wait_up(daemon: &Daemon, group: &str, up: f64) -> Result<()> {
+    daemon.wait_metric("landbridge_target_up", &[("group", group)], up)
+}
+
+#[test]
+fn a_group_that_goes_down_is_replaced_and_its_sessions_are_reset() -> Result<()> {
+    let places = Places::start()?;
+    let mut daemon = places.daemon(&["on_down = \"reset\"", "failback_hold = \"0s\""])?;
+    let (mut session, name) = places.session(&daemon)?;
+    assert_eq!(name, 'a');
+    places.checks[0].answer(503);
+    session.expect_ending(Ending::Reset)?;
+    daemon.wait_ended(1, "target_down")?;
+    assert_eq!(places.serving(&daemon)?, 'b');
+    places.checks[0].answer(200);
+    wait_up(&daemon, "onprem", 1.0)?;
+    assert_eq!(places.serving(&daemon)?, 'a');
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn sessions_may_stay_on_a_target_that_went_down() -> Result<()> {
+    let places = Places::start()?;
+    let mut daemon = places.daemon(&["on_down = \"keep\""])?;
+    let (mut session, _) = places.session(&daemon)?;
+    places.checks[0].answer(503);
+    wait_up(&daemon, "onprem", 0.0)?;
+    assert_eq!(places.serving(&daemon)?, 'b');
+    session.expect_quiet(Duration::from_millis(900))?;
+    session.finish_writing()?;
+    session.expect_ending(Ending::Closed)?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn sessions_may_have_until_a_deadline() -> Result<()> {
+    const DRAIN: Duration = Duration::from_millis(700);
+    let places = Places::start()?;
+    let mut daemon = places.daemon(&["on_down = \"drain\"", "failback_hold = \"0s\""])?;
+    let (mut session, _) = places.session(&daemon)?;
+    let since = Instant::now();
+    places.checks[0].answer(503);
+    session.expect_ending(Ending::Reset)?;
+    ensure!(since.elapsed() >= DRAIN, "it was reset after {:?}", since.elapsed());
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "target_down")], 1.0)?;
+
+    // A target that comes back in time keeps its sessions.
+    places.checks[0].answer(200);
+    wait_up(&daemon, "onprem", 1.0)?;
+    eventually("the first place serves", || Ok(ensure!(places.serving(&daemon)? == 'a')))?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_group_that_comes_back_is_held() -> Result<()> {
+    const HOLD: Duration = Duration::from_millis(800);
+    let places = Places::start()?;
+    let mut daemon = places.daemon(&["failback_hold = \"800ms\""])?;
+    places.checks[0].answer(503);
+    wait_up(&daemon, "onprem", 0.0)?;
+    let since = Instant::now();
+    places.checks[0].answer(200);
+    wait_up(&daemon, "onprem", 1.0)?;
+    assert_eq!(places.serving(&daemon)?, 'b');
+    eventually("the first place serves again", || Ok(ensure!(places.serving(&daemon)? == 'a')))?;
+    ensure!(since.elapsed() >= HOLD, "it was held for {:?}", since.elapsed());
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn too_few_healthy_targets_are_none() -> Result<()> {
+    let places = Places::start()?;
+    let second = Scripted::named(&places.net.targets[0], 9001, "c")?;
+    // The second target has no check of its own to fail: both share one, and traffic goes elsewhere as soon as it says no.
+    let onprem = places.group(0, &["min_healthy = 2", "failback_hold = \"0s\""]).target(second.address());
+    let aws = places.group(1, &[]);
+    let mut daemon = Daemon::start(&places.net.proxy, &Config::new([onprem, aws]))?;
+    ensure!("ac".contains(places.serving(&daemon)?));
+    drop(second);
+    daemon.stop()?;
+
+    let refusing = places.net.targets[1].v4(9002);
+    let half = Group::new("onprem").with("min_healthy = 2").health("kind = \"tcp\"");
+    let half = half.target(places.targets[0].address()).target(refusing);
+    let mut daemon = Daemon::start(&places.net.proxy, &Config::new([half, places.group(1, &[])]))?;
+    assert_eq!(places.serving(&daemon)?, 'b');
+    assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("group", "onprem")]), 1.0);
+    assert_eq!(daemon.metrics()?.value("landbridge_group_share", &[("group", "onprem")]), 0.0);
+    assert_eq!(daemon.metrics()?.value("landbridge_group_share", &[("group", "aws")]), 1.0);
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_target_that_came_back_starts_slowly() -> Result<()> {
+    let net = Net::new(2)?;
+    let targets = [Scripted::named(&net.targets[0], TRAFFIC, "a")?, Scripted::named(&net.targets[1], TRAFFIC, "b")?];
+    let checks = [Checked::start(&net.targets[0], CHECK)?, Checked::start(&net.targets[1], CHECK)?];
+    let group = Group::new("onprem").with("slow_start = \"10m\"").health("port = 9100");
+    let group = group.health("interval = \"100ms\"").health("fast_interval = \"20ms\"");
+    let group = group.target(targets[0].address()).target(targets[1].address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let open = |count: usize| -> Result<Vec<(TcpStream, u8)>> {
+        let session = || {
+            let mut stream = net.client.connect(daemon.v4())?;
+            let mut name = [0];
+            stream.read_exact(&mut name)?;
+            Ok((stream, name[0]))
+        };
+        (0..count).map(|_| session()).collect()
+    };
+    // At the start both have their whole share.
+    assert_eq!(open(10)?.iter().filter(|(_, name)| *name == b'a').count(), 5);
+    checks[0].answer(503);
+    daemon.wait_metric("landbridge_target_up", &[], 1.0)?;
+    checks[0].answer(200);
+    daemon.wait_metric("landbridge_target_up", &[], 2.0)?;
+    let returned = open(44)?.iter().filter(|(_, name)| *name == b'a').count();
+    ensure!((1..=5).contains(&returned), "a tenth of its weight is 4 of 44 sessions, not {returned}");
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_silent_target_without_probes_is_taken_out_and_tried_again() -> Result<()> {
+    const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let silent = net.blackhole(0, TRAFFIC)?;
+    let group =
+        Group::new("onprem").tcp("connect_timeout = \"250ms\"").with("eject_after = 2").with("eject_hold = \"1s\"");
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group.target(silent).target(echo.address())]))?;
+    let connects = || -> Result<f64> {
+        Ok(daemon.metrics()?.value("landbridge_target_connects_total", &[("target", &silent.to_string())]))
+    };
+    let session = || -> Result<Duration> {
+        let since = Instant::now();
+        net.client.connect(daemon.v4())?.expect_echo(b"served in any case")?;
+        Ok(since.elapsed())
+    };
+    let slow = (0..4).map(|_| session()).collect::<Result<Vec<_>>>()?;
+    assert_eq!(slow.iter().filter(|time| **time >= CONNECT_TIMEOUT).count(), 2, "{slow:?}");
+    assert_eq!(connects()?, 2.0);
+    assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("target", &silent.to_string())]), 0.0);
+    let fast = (0..8).map(|_| session()).collect::<Result<Vec<_>>>()?;
+    ensure!(fast.iter().all(|time| *time < CONNECT_TIMEOUT), "{fast:?}");
+    assert_eq!(connects()?, 2.0);
+    eventually("it is tried again", || {
+        session()?;
+        Ok(ensure!(connects()? == 3.0))
+    })?;
+    // One more failure was enough.
+    assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("target", &silent.to_string())]), 0.0);
+    daemon.stop().map(drop)
+}
+
+/// It accepts, so connects say nothing; that it resets before it has answered anything does.
+#[test]
+fn a_target_that_resets_without_an_answer_is_taken_out() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let broken = Scripted::start(&net.targets[0], 9001, |stream: TcpStream| stream.reset())?;
+    let group = Group::new("onprem").with("eject_after = 3").target(broken.address()).target(echo.address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let mut lost = 0;
+    for _ in 0..20 {
+        let mut client = net.client.connect(daemon.v4())?;
+        if client.expect_echo(b"hello").is_err() {
+            lost += 1;
+        }
+    }
+    assert_eq!((lost, broken.accepted()), (3, 3));
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "target_reset")], 3.0)?;
+    daemon.stop().map(drop)
+}
+
+/// Probes see that an ejected target serves, and do not let it wait for the end of its hold.
+#[test]
+fn a_good_probe_ends_an_ejection_early() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9001)?;
+    let check = Checked::start(&net.targets[0], CHECK)?;
+    let refusing = net.targets[0].v4(TRAFFIC);
+    let group = Group::new("onprem").with("eject_after = 1").with("eject_hold = \"5m\"").with("slow_start = \"0s\"");
+    let group = group.health("port = 9100").health("interval = \"1h\"").health("fast_interval = \"500ms\"");
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group.target(refusing).target(echo.address())]))?;
+    for _ in 0..4 {
+        net.client.connect(daemon.v4())?.expect_echo(b"served")?;
+    }
+    wait_up(&daemon, "onprem", 1.0)?;
+    let _returned = Echo::start(&net.targets[0], TRAFFIC)?;
+    wait_up(&daemon, "onprem", 2.0)?;
+    ensure!(check.asked() >= 4);
+    daemon.stop().map(drop)
+}

@@ -1,0 +1,141 @@
+//! Health checks: what is probed, what follows for new sessions, and what the operator sees.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use landbridge_tests::targets::{Checked, Echo, Scripted};
+use landbridge_tests::{Config, Daemon, Group, Net, SocketExt, eventually};
+
+const TRAFFIC: u16 = 9000;
+const CHECK: u16 = 9100;
+
+/// Quick enough that a test waits for a verdict for well under a second.
+fn quick(group: Group) -> Group {
+    group.health("interval = \"100ms\"").health("fast_interval = \"20ms\"")
+}
+
+fn up(daemon: &Daemon, group: &str) -> Result<f64> {
+    Ok(daemon.metrics()?.value("landbridge_target_up", &[("group", group)]))
+}
+
+#[test]
+fn a_target_that_is_down_from_the_start_gets_no_session() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let (refusing, silent) = (net.targets[0].v4(9001), net.blackhole(0, 9002)?);
+    let group = Group::new("onprem").target(refusing).target(silent).target(echo.address());
+    let group = group.health("kind = \"tcp\"").health("timeout = \"300ms\"");
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    for _ in 0..6 {
+        net.client.connect(daemon.v4())?.expect_echo(b"only the good one is asked")?;
+    }
+    let metrics = daemon.metrics()?;
+    assert_eq!(metrics.value("landbridge_target_connects_total", &[]), 6.0);
+    assert_eq!(metrics.value("landbridge_target_connect_failures_total", &[]), 0.0);
+    for (target, expected) in [(refusing, 0.0), (silent, 0.0), (echo.address(), 1.0)] {
+        assert_eq!(metrics.value("landbridge_target_up", &[("target", &target.to_string())]), expected, "{target}");
+    }
+    let failures = |target: &str, reason| {
+        metrics.value("landbridge_probe_failures_total", &[("target", target), ("reason", reason)])
+    };
+    ensure!(failures(&refusing.to_string(), "refused") >= 1.0);
+    ensure!(failures(&silent.to_string(), "timeout") >= 1.0);
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn sessions_follow_the_status_of_the_health_check() -> Result<()> {
+    let net = Net::new(2)?;
+    let first = Scripted::named(&net.targets[0], TRAFFIC, "a")?;
+    let second = Scripted::named(&net.targets[1], TRAFFIC, "b")?;
+    let checks = [Checked::start(&net.targets[0], CHECK)?, Checked::start(&net.targets[1], CHECK)?];
+    let group = quick(Group::new("onprem").with("slow_start = \"0s\"")).health("port = 9100");
+    let group = group.target(first.address()).target(second.address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let greeting = || -> Result<u8> {
+        let mut name = [0];
+        std::io::Read::read_exact(&mut net.client.connect(daemon.v4())?, &mut name)?;
+        Ok(name[0])
+    };
+    assert_eq!(greeting()?.min(greeting()?), b'a', "both are used");
+
+    checks[0].answer(503);
+    daemon.wait_metric("landbridge_target_up", &[], 1.0)?;
+    for _ in 0..6 {
+        assert_eq!(greeting()?, b'b');
+    }
+    ensure!(daemon.metrics()?.value("landbridge_probe_failures_total", &[("reason", "status")]) >= 3.0);
+
+    checks[0].answer(204);
+    daemon.wait_metric("landbridge_target_up", &[], 2.0)?;
+    let mut names = [greeting()?, greeting()?];
+    names.sort_unstable();
+    assert_eq!(names, *b"ab");
+    ensure!(daemon.metrics()?.value("landbridge_probe_seconds", &[]) > 0.0);
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn readiness_and_refusal_follow_health() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let check = Checked::start(&net.targets[0], CHECK)?;
+    let group =
+        quick(Group::new("onprem")).health("port = 9100").health("body = \"ready\"").health("expect = [\"100-599\"]");
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group.target(echo.address())]))?;
+    net.client.connect(daemon.v4())?.expect_echo(b"it serves")?;
+    assert_eq!(daemon.get("/readyz")?.0, 200);
+
+    check.answer(500);
+    eventually("it is not ready", || Ok(ensure!(daemon.get("/readyz")?.0 == 503)))?;
+    assert_eq!(up(&daemon, "onprem")?, 0.0);
+    assert_eq!(daemon.metrics()?.value("landbridge_group_share", &[("group", "onprem")]), 0.0);
+    ensure!(daemon.metrics()?.value("landbridge_probe_failures_total", &[("reason", "body")]) >= 3.0);
+    ensure!(net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty());
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "no_target")], 1.0)?;
+
+    check.answer(200);
+    // Nobody else can serve, so the hold before a failback does not keep the clients waiting.
+    eventually("it is ready again", || Ok(ensure!(daemon.get("/readyz")?.0 == 200)))?;
+    net.client.connect(daemon.v4())?.expect_echo(b"it serves again")?;
+    daemon.stop().map(drop)
+}
+
+/// A probe that took another way than the traffic would tell of another network.
+#[test]
+fn probes_leave_from_the_address_and_device_of_the_group() -> Result<()> {
+    let net = Net::new(1)?;
+    net.proxy.ip("addr add 10.0.1.77/24 dev target0")?;
+    let check = Checked::start(&net.targets[0], TRAFFIC)?;
+    let group = quick(Group::new("onprem")).tcp("source = \"10.0.1.77\"").tcp("interface = \"target0\"");
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group.target(net.targets[0].v4(TRAFFIC))]))?;
+    assert_eq!(check.asker()?.ip().to_canonical(), std::net::IpAddr::from([10, 0, 1, 77]));
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_target_is_asked_again_and_again_and_faster_in_doubt() -> Result<()> {
+    let net = Net::new(1)?;
+    let check = Checked::start(&net.targets[0], CHECK)?;
+    let group =
+        Group::new("onprem").health("port = 9100").health("interval = \"400ms\"").health("fast_interval = \"20ms\"");
+    let group = group.health("rise = 30").health("fall = 1").target(net.targets[0].v4(TRAFFIC));
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let since = Instant::now();
+    let asked = check.asked();
+    eventually("it is asked again", || Ok(ensure!(check.asked() >= asked + 2)))?;
+    ensure!(since.elapsed() >= Duration::from_millis(360), "after {:?}", since.elapsed());
+    check.answer(503);
+    eventually("it is down", || Ok(ensure!(up(&daemon, "onprem")? == 0.0)))?;
+    check.answer(200);
+    eventually("a first good probe", || {
+        let asked = check.asked();
+        eventually("the next probe", || Ok(ensure!(check.asked() > asked)))
+    })?;
+    let (since, asked) = (Instant::now(), check.asked());
+    eventually("ten probes", || Ok(ensure!(check.asked() >= asked + 10)))?;
+    // At the usual pace they would take four seconds.
+    ensure!(since.elapsed() < Duration::from_secs(2), "they took {:?}", since.elapsed());
+    eventually("it is up", || Ok(ensure!(up(&daemon, "onprem")? == 1.0)))?;
+    daemon.stop().map(drop)
+}

@@ -1,0 +1,100 @@
+//! Sessions that are joined at packet level: their bytes really go there, and they end as any other session.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+
+use anyhow::{Result, ensure};
+use landbridge_tests::targets::{Echo, Scripted};
+use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt};
+
+const MESSAGE: [u8; 100] = [b'm'; 100];
+
+/// Datapaths that join.
+const DATAPATHS: [&str; 2] = ["auto", "packet"];
+
+#[test]
+fn busy_messages_are_joined() -> Result<()> {
+    const MANY: u64 = 500;
+    let net = Net::new(1)?;
+    for datapath in DATAPATHS {
+        let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+            answer(&mut stream, MANY)?;
+            stream.expect_ending(Ending::Closed)
+        })?;
+        let mut daemon = start(&net, &target, datapath)?;
+        let mut client = net.client.connect(daemon.v4())?;
+        ask(&mut client, MANY)?;
+        client.finish_writing()?;
+        client.expect_ending(Ending::Closed)?;
+        target.outcome()?;
+        daemon.wait_ended(1, "client_closed")?;
+
+        let metrics = daemon.metrics()?;
+        let total = metrics.value("landbridge_bytes_total", &[]);
+        let kernel = metrics.value("landbridge_bytes_total", &[("datapath", "packet")]);
+        let sent = (2 * MANY * MESSAGE.len() as u64) as f64;
+        ensure!(total == sent, "{datapath}: {total} bytes were counted, {sent} were sent");
+        ensure!(kernel > sent * 0.9, "{datapath}: only {kernel} of {sent} bytes were forwarded as packets");
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn joining_under_load_costs_nobody_a_retransmission_timeout() -> Result<()> {
+    const CLIENTS: u64 = 64;
+    const MANY: u64 = 300;
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let before = timeouts(&net)?;
+    thread::scope(|scope| {
+        let client = |_| {
+            let mut stream = net.client.connect(daemon.v4())?;
+            ask(&mut stream, MANY)
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        clients.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
+    })?;
+    let metrics = daemon.metrics()?;
+    let joins = metrics.value("landbridge_datapath_joins_total", &[]);
+    let after = timeouts(&net)?;
+    ensure!(joins == CLIENTS as f64, "{joins} joins\n{}", metrics.lines("landbridge_packet_packets_total"));
+    ensure!(
+        before == after,
+        "timeouts {before:?} became {after:?}\n{}",
+        metrics.lines("landbridge_packet_packets_total")
+    );
+    daemon.stop().map(drop)
+}
+
+/// Retransmission timeouts and retransmitted segments of all connections of the client, the proxy and the target.
+fn timeouts(net: &Net) -> Result<Vec<(u64, u64)>> {
+    let hosts = [&net.client, &net.proxy, &net.targets[0]];
+    hosts
+        .map(|host| Ok((host.counter("TcpExt", "TCPTimeouts")?, host.counter("Tcp", "RetransSegs")?)))
+        .into_iter()
+        .collect()
+}
+
+fn start<T: Send + 'static>(net: &Net, target: &Scripted<T>, datapath: &str) -> Result<Daemon> {
+    let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
+    Daemon::start(&net.proxy, &config)
+}
+
+fn ask(stream: &mut TcpStream, rounds: u64) -> Result<()> {
+    for _ in 0..rounds {
+        stream.write_all(&MESSAGE)?;
+        stream.expect(&MESSAGE)?;
+    }
+    Ok(())
+}
+
+fn answer(stream: &mut TcpStream, rounds: u64) -> Result<()> {
+    for _ in 0..rounds {
+        stream.expect(&MESSAGE)?;
+        stream.write_all(&MESSAGE)?;
+    }
+    Ok(())
+}
