@@ -14,6 +14,7 @@ mod link;
 mod memory;
 mod metrics;
 mod net;
+pub mod packet;
 mod pattern;
 mod poll;
 mod process;
