@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::failover::GroupRules;
 use landbridge_core::health::{EjectRules, ProbeRules};
+use landbridge_core::orders::Orders;
 use landbridge_core::pool::Pool;
 use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pool: Mutex<Pool>,
     /// The moment that the pool's times are counted from.
     epoch: Instant,
+    /// What the operator has ordered; the generations have it together.
+    pub(crate) orders: Arc<Mutex<Orders>>,
     /// Told when the pool's next deadline may have moved.
     pub(crate) changed: Notify,
     /// Told when a probe has ended.
@@ -134,7 +137,7 @@ impl Shared {
                 refusing: Arc::default(),
             })
         };
-        Self {
+        let next = Self {
             generation: former.map_or(0, |former| former.generation + 1),
             stats: Stats::new(&config, workers, former.map(|former| (&former.config, &former.stats))),
             pool: Mutex::new(pool),
@@ -143,8 +146,11 @@ impl Shared {
             verdict: Notify::new(),
             listeners: config.listeners.iter().map(|of| listener(&of.name)).collect(),
             targets,
+            orders: former.map(|former| Arc::clone(&former.orders)).unwrap_or_default(),
             config,
-        }
+        };
+        next.follow_orders();
+        next
     }
 
     /// The listener that has `address`.

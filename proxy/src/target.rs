@@ -42,8 +42,8 @@ pub(crate) struct TargetState {
     pub(crate) probes: ProbeStats,
     /// Why the last probe was bad, if it was.
     last_failure: Mutex<Option<String>>,
-    /// What is ending its sessions now, if anything.
-    ending: Mutex<Option<JoinHandle<()>>>,
+    /// What is ending its sessions, if anything, and when it does.
+    ending: Mutex<Option<(JoinHandle<()>, Instant)>>,
     sessions: Mutex<Slab<Arc<Handle>>>,
 }
 
@@ -66,13 +66,21 @@ pub(crate) struct Handle {
     pub(crate) listener: Arc<str>,
     /// Who the client is.
     pub(crate) client: SocketAddr,
+    /// When its target was chosen.
+    pub(crate) since: Instant,
     token: CancellationToken,
     end: OnceLock<SessionEnd>,
 }
 
 impl Handle {
     pub(crate) fn new(listener: Arc<str>, client: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { listener, client, token: CancellationToken::new(), end: OnceLock::new() })
+        Arc::new(Self {
+            listener,
+            client,
+            since: Instant::now(),
+            token: CancellationToken::new(),
+            end: OnceLock::new(),
+        })
     }
 
     /// Ends the session, which counts it as `end`. Only the first call matters.
@@ -145,16 +153,26 @@ impl TargetState {
         *lock(&self.last_failure) = why;
     }
 
-    /// `ending` ends its sessions from now on, and nothing else does.
-    pub(crate) fn set_ending(&self, ending: JoinHandle<()>) {
-        if let Some(former) = lock(&self.ending).replace(ending) {
+    /// Why the last probe was bad, if it was.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        lock(&self.last_failure).clone()
+    }
+
+    /// `ending` ends its sessions after `limit`, and nothing else does.
+    pub(crate) fn set_ending(&self, ending: JoinHandle<()>, limit: Duration) {
+        if let Some((former, _)) = lock(&self.ending).replace((ending, Instant::now() + limit)) {
             former.abort();
         }
     }
 
+    /// How long the sessions that are left still have, if they have to end.
+    pub(crate) fn ends_in(&self) -> Option<Duration> {
+        lock(&self.ending).as_ref().map(|(_, at)| at.saturating_duration_since(Instant::now()))
+    }
+
     /// The sessions that are left may stay.
     pub(crate) fn stop_ending(&self) {
-        if let Some(ending) = lock(&self.ending).take() {
+        if let Some((ending, _)) = lock(&self.ending).take() {
             ending.abort();
         }
     }

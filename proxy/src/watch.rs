@@ -54,7 +54,8 @@ pub(crate) async fn first_verdicts(shared: &Shared) {
 /// Carries out what is due by time.
 async fn keep_time(shared: Arc<Shared>) {
     loop {
-        let deadline = shared.pool().deadline(shared.now());
+        let health = shared.pool().deadline(shared.now());
+        let deadline = health.into_iter().chain(shared.orders_deadline()).min();
         let due = async {
             match deadline {
                 Some(deadline) => sleep_until(shared.instant(deadline)).await,
@@ -133,10 +134,11 @@ impl Shared {
         for (group, changes) in changes {
             self.follow(group, &changes, None);
         }
+        self.expire_orders();
     }
 
     /// Logs what changed in group `index`, and does what its configuration says about it.
-    fn follow(&self, index: usize, changes: &[Change], why: Option<&str>) {
+    pub(crate) fn follow(&self, index: usize, changes: &[Change], why: Option<&str>) {
         if changes.is_empty() {
             return;
         }
@@ -147,7 +149,11 @@ impl Shared {
             match *change {
                 Change::Health(number, Health::Up) => {
                     info!(group = name, target_name = target(number), "up");
-                    self.state(TargetId { group: index, target: number }).stop_ending();
+                    let id = TargetId { group: index, target: number };
+                    // What the operator drains goes on draining.
+                    if self.admin_state(id) == AdminState::Active {
+                        self.state(id).stop_ending();
+                    }
                 }
                 Change::Health(number, health) => {
                     warn!(group = name, target_name = target(number), "{}: {}", health.label(), why.unwrap_or("-"));
@@ -184,7 +190,7 @@ impl Shared {
     }
 
     /// Ends the sessions of a target, in the way and as the end that are given.
-    fn end_sessions(&self, id: TargetId, how: OnDown, end: SessionEnd) {
+    pub(crate) fn end_sessions(&self, id: TargetId, how: OnDown, end: SessionEnd) {
         let state = Arc::clone(self.state(id));
         let limit = match how {
             OnDown::Keep => return,
@@ -195,6 +201,6 @@ impl Shared {
             let state = Arc::clone(&state);
             async move { state.cut_after(limit, end).await }
         };
-        state.set_ending(tokio::spawn(ending));
+        state.set_ending(tokio::spawn(ending), limit);
     }
 }

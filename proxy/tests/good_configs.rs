@@ -90,7 +90,7 @@ fn target(name: &str, at: &str, weight: u16) -> Target {
 fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
     Config {
         runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
-        admin: Admin { listen: Some(address("127.0.0.1:9900")) },
+        admin: Admin { listen: Some(address("127.0.0.1:9900")), socket: Some("/run/landbridge/admin.sock".into()) },
         datapath: DatapathRules {
             thresholds: Thresholds::default(),
             join: JoinRules::default(),
@@ -139,7 +139,7 @@ fn the_full_file_shows_the_defaults() {
 fn every_option_is_taken_over() {
     let text = r#"
         runtime = { workers = 3, drain_timeout = "0s" }
-        admin.listen = "off"
+        admin = { listen = "off", socket = "/tmp/x.sock" }
         datapath = { promote_after = 1, promote_gap = "0s", join_after = 2, soft_limit = "64KiB", hard_limit = "1MB" }
 
         [[group]]
@@ -180,7 +180,7 @@ fn every_option_is_taken_over() {
     "#;
     let expected = Config {
         runtime: Runtime { workers: NonZeroUsize::new(3), drain_timeout: Duration::ZERO },
-        admin: Admin { listen: None },
+        admin: Admin { listen: None, socket: Some("/tmp/x.sock".into()) },
         datapath: DatapathRules {
             thresholds: Thresholds { promote_gap: Duration::ZERO, promote_after: 1, ..Thresholds::default() },
             join: JoinRules { after: 2, ..JoinRules::default() },

@@ -15,6 +15,7 @@ pub mod failover;
 pub mod health;
 pub mod join;
 pub mod life;
+pub mod orders;
 pub mod pool;
 pub mod select;
 pub mod vigil;

@@ -97,6 +97,8 @@ fn values(config: &Config) -> BTreeMap<String, String> {
     values.set("runtime", "workers", runtime.workers.map_or(0, usize::from));
     values.set("runtime", "drain_timeout", written(runtime.drain_timeout));
     values.set("admin", "listen", config.admin.listen.map_or_else(|| "off".to_owned(), |address| address.to_string()));
+    let socket = config.admin.socket.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string());
+    values.set("admin", "socket", socket);
     let limits = &config.datapath.limits;
     values.set(
         "datapath",

@@ -31,6 +31,7 @@ mod values;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use landbridge_core::datapath::{Limits, Thresholds};
@@ -40,6 +41,7 @@ use landbridge_core::select::{Balance, TargetId};
 pub use self::binds::overlap;
 pub use self::load::LoadError;
 pub use self::problem::{Problem, Problems};
+pub use self::process::ADMIN_SOCKET;
 
 /// A whole configuration file, valid in itself: every name that is referred to exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub struct Runtime {
 pub struct Admin {
     /// The address of `/metrics`, `/livez` and `/readyz`; `None`: not served.
     pub listen: Option<SocketAddr>,
+    /// The control socket of the command line; `None`: there is none.
+    pub socket: Option<PathBuf>,
 }
 
 /// When `datapath = "auto"` uses what, and what the kernel may hold.
