@@ -50,6 +50,7 @@ impl Shared {
         let until = duration.map(|duration| self.now().saturating_add(duration));
         self.orders().set_weight(self.subject(found), Weight { weight, until });
         self.weigh(found, weight);
+        self.call_waiting();
         info!(of, weight, duration = ?duration, "weight ordered");
         self.changed.notify_one();
         Ok(())

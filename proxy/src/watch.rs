@@ -13,13 +13,16 @@ use landbridge_core::failover::{AdminState, Change, Standing};
 use landbridge_core::health::Health;
 use landbridge_core::select::TargetId;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::OnDown;
 use crate::net::dial::FailureReason;
 use crate::probe::{self, ProbeError};
 use crate::shared::Shared;
+
+/// How often the ages of sessions are looked at: the shortest limit is a second, the usual ones are hours.
+const AGE_ROUND: Duration = Duration::from_secs(1);
 
 /// The tasks that watch the targets of one configuration.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub(crate) struct Watch {
 pub(crate) fn watch_targets(shared: &Arc<Shared>) -> Watch {
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(Arc::clone(shared)));
+    tasks.spawn(look_at_ages(Arc::clone(shared)));
     for id in shared.config.target_ids() {
         tasks.spawn(probe::run(Arc::clone(shared), id));
     }
@@ -66,6 +70,16 @@ async fn keep_time(shared: Arc<Shared>) {
             () = due => shared.tick(),
             () = shared.changed.notified() => {}
         }
+    }
+}
+
+/// Ends the sessions that are too old. Those of a former configuration end by what that said.
+async fn look_at_ages(shared: Arc<Shared>) {
+    let mut rounds = interval(AGE_ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        shared.config.target_ids().for_each(|id| shared.state(id).cut_old());
     }
 }
 
@@ -177,6 +191,7 @@ impl Shared {
             }
         }
         self.changed.notify_one();
+        self.call_waiting();
     }
 
     /// Ends the sessions of those targets of this configuration that `next` no longer has, as their group says.

@@ -39,6 +39,8 @@ fn default_listener(name: &str, bind: &[&str], groups: &[usize]) -> Listener {
         datapath: Datapath::Auto,
         accept_proxy: AcceptProxy::Off,
         max_connections: 20_000,
+        queue_timeout: None,
+        max_session_age: None,
         idle_timeout: None,
         half_close_timeout: Some(Duration::from_secs(300)),
         tcp: default_tcp(),
@@ -174,6 +176,8 @@ fn every_option_is_taken_over() {
         datapath = "splice"
         accept_proxy = "any"
         max_connections = 1_000_000
+        queue_timeout = "1500ms"
+        max_session_age = "1h"
         idle_timeout = "1h 30m"
         half_close_timeout = "0s"
         tcp = { keepalive = "0s", user_timeout = "250ms", interface = "eth0.100" }
@@ -193,6 +197,8 @@ fn every_option_is_taken_over() {
             datapath: Datapath::Splice,
             accept_proxy: AcceptProxy::Any,
             max_connections: 1_000_000,
+            queue_timeout: Some(Duration::from_millis(1_500)),
+            max_session_age: Some(Duration::from_secs(3_600)),
             idle_timeout: Some(Duration::from_secs(5_400)),
             half_close_timeout: None,
             tcp: TcpOptions {

@@ -178,6 +178,14 @@ impl Daemon {
         self.stop_within(PATIENCE)
     }
 
+    /// Ends it with two signals, which resets its sessions; an error unless it exits with 0 soon.
+    pub fn stop_at_once(&mut self) -> Result<Finished> {
+        self.process.signal(Signal::SIGTERM)?;
+        eventually("it drains", || Ok(ensure!(self.process.stderr().contains("draining: no new sessions"))))?;
+        self.process.signal(Signal::SIGTERM)?;
+        self.wait_exit(PATIENCE)
+    }
+
     /// Waits for its end; an error unless it exits with 0 within `limit`.
     pub fn wait_exit(&mut self, limit: Duration) -> Result<Finished> {
         let finished = self.process.finish(limit)?;

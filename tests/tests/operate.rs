@@ -90,7 +90,7 @@ fn status_tells_what_runs() -> Result<()> {
         ensure!(daemon.cli_good(&["status"])?.contains("answered 503"));
         Ok(())
     })?;
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn sessions_are_listed() -> Result<()> {
         let listed: Value = serde_json::from_str(&daemon.cli_good(&["sessions", "--json"])?)?;
         Ok(ensure!(listed.as_array().is_some_and(Vec::is_empty), "{listed}"))
     })?;
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn weights_change_at_once_and_outlast_reloads() -> Result<()> {
 
     daemon.cli_good(&["set", "weight", "onprem", "0"])?;
     ensure!(pair.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty(), "a group of weight 0 takes nothing");
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn one_target_drains_with_a_deadline_and_progress() -> Result<()> {
     assert_eq!(pair.sessions(&daemon, 3)?.1, BTreeMap::from([('b', 3)]));
     daemon.cli_good(&["set", "state", "onprem/first", "active"])?;
     assert_eq!(pair.sessions(&daemon, 4)?.1, BTreeMap::from([('a', 2), ('b', 2)]));
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_disabled_group_has_no_sessions_and_no_probes() -> Result<()> {
     ensure!(check.asked() <= asked + 1, "it was probed {} times", check.asked() - asked);
     daemon.cli_good(&["set", "state", "onprem", "active"])?;
     net.client.connect(daemon.v4())?.expect_echo(b"in again")?;
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_reload_and_its_plan_are_told() -> Result<()> {
     ensure!(refused.code() == 1 && refused.stderr.contains("7 is a whole number, not a string"), "{refused:?}");
     daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
     assert_eq!(daemon.cli(&["check", &file, "--against-running"])?.code(), 78);
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn what_does_not_exist_is_refused_with_what_does() -> Result<()> {
         let finished = daemon.cli(arguments)?;
         ensure!(finished.code() == code && finished.stderr.contains(said), "{arguments:?}: {finished:?}");
     }
-    daemon.stop()?;
+    daemon.stop_at_once()?;
     let gone = daemon.cli(&["status"])?;
     ensure!(gone.code() == 1 && gone.stderr.contains("does it run"), "{gone:?}");
     Ok(())
@@ -242,7 +242,7 @@ fn the_socket_is_for_owner_and_group_and_taken_over_only_from_the_dead() -> Resu
     let mode = std::fs::metadata(daemon.socket())?.permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     let socket = daemon.socket();
-    daemon.stop()?;
+    daemon.stop_at_once()?;
 
     // What a daemon leaves behind that was killed.
     std::fs::remove_file(&socket).ok();

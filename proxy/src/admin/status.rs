@@ -54,11 +54,13 @@ pub(super) fn shares(shared: &Shared, listener: usize) -> Vec<(usize, f64)> {
 
 fn listener(shared: &Shared, index: usize) -> ListenerStatus {
     let listener = &shared.config.listeners[index];
+    // On its own: a lock that is taken inside the value below is held to its end.
+    let able = shared.pool().selector().is_able(index);
     let share = |(group, share): (usize, f64)| Share { group: shared.config.groups[group].name.clone(), share };
     ListenerStatus {
         name: listener.name.clone(),
         addresses: listener.bind.iter().map(ToString::to_string).collect(),
-        able: shared.pool().selector().is_able(index),
+        able,
         shares: shares(shared, index).into_iter().map(share).collect(),
     }
 }

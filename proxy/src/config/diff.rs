@@ -143,6 +143,8 @@ impl Values {
         self.set(&of, "datapath", format_args!("{:?}", listener.datapath));
         self.set(&of, "accept_proxy", format_args!("{:?}", listener.accept_proxy));
         self.set(&of, "max_connections", listener.max_connections);
+        self.set(&of, "queue_timeout", written(listener.queue_timeout.unwrap_or_default()));
+        self.set(&of, "max_session_age", written(listener.max_session_age.unwrap_or_default()));
         self.set(&of, "idle_timeout", written(listener.idle_timeout.unwrap_or_default()));
         self.set(&of, "half_close_timeout", written(listener.half_close_timeout.unwrap_or_default()));
         self.tcp(&of, &listener.tcp);

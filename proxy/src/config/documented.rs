@@ -95,6 +95,8 @@ fn every_option_has_an_effect() {
         ("listener.datapath", "\"copy\""),
         ("listener.accept_proxy", "\"any\""),
         ("listener.max_connections", "7"),
+        ("listener.queue_timeout", "\"3s\""),
+        ("listener.max_session_age", "\"1h\""),
         ("listener.idle_timeout", "\"1h\""),
         ("listener.half_close_timeout", "\"0s\""),
         ("listener.tcp.keepalive", "\"0s\""),

@@ -118,6 +118,10 @@ pub struct Listener {
     pub accept_proxy: AcceptProxy,
     /// Sessions at once over all its addresses; a further client is refused.
     pub max_connections: u32,
+    /// How long a client waits for a place when every target is full; `None`: it is refused at once.
+    pub queue_timeout: Option<Duration>,
+    /// A session is reset at about this age; `None`: never.
+    pub max_session_age: Option<Duration>,
     /// A session without a byte for this long is reset; `None`: never.
     pub idle_timeout: Option<Duration>,
     /// A half-closed session without a byte for this long is reset; `None`: never.
