@@ -13,6 +13,7 @@ mod http;
 mod link;
 mod metrics;
 mod net;
+pub mod packet;
 mod pattern;
 mod poll;
 mod process;

@@ -11,7 +11,7 @@ use crate::setup::setup;
 use crate::{build, workspace};
 
 /// All that the core may depend on: none of it has a socket, a clock, a runtime or a global random source.
-const CORE: [&str; 5] = ["landbridge-core", "libm", "rand", "rand_core", "siphasher"];
+const CORE: [&str; 6] = ["landbridge-common", "landbridge-core", "libm", "rand", "rand_core", "siphasher"];
 
 /// Checks everything, stops at the first check that fails.
 pub(crate) fn lint() -> Result<()> {

@@ -82,7 +82,7 @@ pub(crate) fn ipv6<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut S
     // SAFETY: the scratch is this run's.
     let (inner, about) = unsafe { (&mut (*scratch).inner, &mut (*scratch).tuple) };
     skb.load_bytes(40 + HEADER, (&raw mut *inner).cast(), 48)?;
-    if u32::from_be(inner[1]) >> 8 & 0xff != TCP {
+    if u32::from_be(inner[0]) >> 28 != 6 || u32::from_be(inner[1]) >> 8 & 0xff != TCP {
         return Ok(NEXT);
     }
     about.source = [inner[6], inner[7], inner[8], inner[9]];

@@ -5,8 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use landbridge_common::packet::{Joint, LegRef, MAX_JOINTS, PacketCounter, Tuple};
 
-/// The legs of joined sessions, by the four-tuple as it arrives: two for each joint. Entries are allocated on insert, so
-/// that an idle daemon does not hold memory for the full capacity.
+/// The legs of joined sessions, by the four-tuple as it arrives: two for each joint. Entries are allocated on insert,
+/// so that an idle daemon does not hold memory for the full capacity.
 #[map]
 pub(crate) static LEGS: HashMap<Tuple, LegRef> = HashMap::with_max_entries(2 * MAX_JOINTS, BPF_F_NO_PREALLOC);
 

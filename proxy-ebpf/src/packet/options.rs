@@ -54,7 +54,7 @@ pub(crate) fn translate(scratch: *mut Scratch, header: u32, arrival: Arrival, no
         return Some(change(value, new_value) + change(echo, new_echo));
     }
 
-    let found = find(header);
+    let found = find_options(header);
     if found == REFUSED {
         return None;
     }
@@ -75,18 +75,18 @@ pub(crate) fn translate(scratch: *mut Scratch, header: u32, arrival: Arrival, no
     Some(u64::from(before) + u64::from(fold_words(tcp.cast())))
 }
 
-/// What [`find`] returns for options that do not parse.
+/// What [`find_options`] returns for options that do not parse.
 const REFUSED: u32 = u32::MAX;
 
-/// Walks over the options of the header in the scratch. Returns the offset of the timestamps in the lowest byte, that of
-/// the SACK blocks in the next one, 0 for what is not there, and above them the length of the blocks. More than one
+/// Walks over the options of the header in the scratch. Returns the offset of the timestamps in the lowest byte, that
+/// of the SACK blocks in the next one, 0 for what is not there, and above them the length of the blocks. More than one
 /// option of a kind is refused.
 ///
-/// A function that the verifier looks at once, for any argument: as a part of its caller it would be looked at for every
-/// way that leads there, which are too many.
+/// A function that the verifier looks at once, for any argument: as a part of its caller it would be looked at for
+/// every way that leads there, which are too many.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find(header: u32) -> u32 {
+extern "C" fn find_options(header: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return REFUSED };
     // SAFETY: the scratch is this run's.
     let (tcp, place) = unsafe { ((&raw mut (*scratch).tcp).cast(), &raw mut (*scratch).at) };
@@ -154,8 +154,8 @@ fn stamps(value: u32, echo: u32, arrival: Arrival, now: u64) -> (u32, u32) {
     (value.wrapping_add(delta(value, arrival.joint, arrival.leg, now)), echo)
 }
 
-/// What is added to the timestamps of a direction. Its first packet decides, such that this one continues the clock of the
-/// other leg's socket.
+/// What is added to the timestamps of a direction. Its first packet decides, such that this one continues the clock of
+/// the other leg's socket.
 #[inline(always)]
 fn delta(value: u32, joint: *mut Joint, leg: *mut Leg, now: u64) -> u32 {
     // SAFETY: the map keeps the value in place, aligned to 8 bytes; programs change it by this exchange alone.

@@ -16,8 +16,8 @@ const ICMPV6: u32 = 58;
 /// The words of an IPv6 header, and one for the ports.
 const WORDS: usize = 11;
 
-/// How many extension headers are followed to a TCP header behind them. Nobody who opens connections in good faith sends
-/// one; what hides behind more is left to the stack.
+/// How many extension headers are followed to a TCP header behind them. Nobody who opens connections in good faith
+/// sends one; what hides behind more is left to the stack.
 const EXTENSION_HEADERS: u32 = 4;
 
 /// Address words of an IPv4 address mapped into IPv6.
@@ -118,7 +118,7 @@ fn ipv4<const LINK: u32>(skb: Skb<LINK>, scratch: *mut Scratch) -> Result<i32, R
     if protocol == ICMP && first == 0x45 && whole {
         return icmp::ipv4(skb, &Ip { words, is_ipv6: false }, scratch);
     }
-    if protocol != TCP || first < 0x45 {
+    if protocol != TCP || !(0x45..=0x4f).contains(&first) {
         return Ok(NEXT);
     }
     if first != 0x45 {
@@ -139,6 +139,9 @@ fn ipv6<const LINK: u32>(skb: Skb<LINK>, scratch: *mut Scratch) -> Result<i32, R
     // SAFETY: the scratch is this run's.
     let (words, tuple) = unsafe { (&mut (*scratch).arrived, &mut (*scratch).tuple) };
     skb.load_bytes(0, (&raw mut *words).cast(), 40)?;
+    if u32::from_be(words[0]) >> 28 != 6 {
+        return Ok(NEXT);
+    }
     let next = u32::from_be(words[1]) >> 8 & 0xff;
     if next == ICMPV6 {
         return icmp::ipv6(skb, &Ip { words, is_ipv6: true }, scratch);

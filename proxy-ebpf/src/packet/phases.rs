@@ -72,8 +72,8 @@ fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
         if now >= phase::LIVE {
             return Course::Live;
         }
-        // Noted first, and the phase read again behind the barrier: the daemon changes the phase and then reads what was
-        // noted, so that either it sees this packet or this packet sees the new phase.
+        // Noted first, and the phase read again behind the barrier: the daemon changes the phase and then reads what
+        // was noted, so that either it sees this packet or this packet sees the new phase.
         if !noted {
             noted = true;
             if let Some(segment) = segment

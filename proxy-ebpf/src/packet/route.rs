@@ -88,13 +88,18 @@ unsafe fn ask(fib: *mut bpf_fib_lookup, out: &Tuple, question: &Question) {
         (*fib).__bindgen_anon_1.tot_len = question.len as u16;
         if question.is_ipv6 {
             (*fib).__bindgen_anon_2.flowinfo = (question.class << 20).to_be();
-            (*fib).__bindgen_anon_3.ipv6_src = out.source;
-            (*fib).__bindgen_anon_4.ipv6_dst = out.destination;
+            let mut n = 0;
+            while n < 4 {
+                // Volatile, else the compiler calls its memmove, which copies byte by byte.
+                (*fib).__bindgen_anon_3.ipv6_src[n] = (&raw const out.source[n]).read_volatile();
+                (*fib).__bindgen_anon_4.ipv6_dst[n] = (&raw const out.destination[n]).read_volatile();
+                n += 1;
+            }
         } else {
             (*fib).__bindgen_anon_2.flowinfo = 0;
             (*fib).__bindgen_anon_2.tos = question.class as u8;
-            (*fib).__bindgen_anon_3.ipv6_src = [out.source[3], 0, 0, 0];
-            (*fib).__bindgen_anon_4.ipv6_dst = [out.destination[3], 0, 0, 0];
+            (*fib).__bindgen_anon_3.ipv4_src = out.source[3];
+            (*fib).__bindgen_anon_4.ipv4_dst = out.destination[3];
         }
         (*fib).__bindgen_anon_5.tbid = 0;
     }

@@ -54,8 +54,9 @@ impl<const LINK: u32> Skb<LINK> {
     pub(crate) fn is_for_us(self) -> bool {
         /// `PACKET_HOST`: the MAC address is the device's.
         const HOST: u32 = 0;
+        // Without MAC addresses there is nobody else whom it could be for.
         // SAFETY: as in `len`.
-        unsafe { (*self.0).vlan_present == 0 && (*self.0).pkt_type == HOST }
+        unsafe { (*self.0).vlan_present == 0 && (LINK == 0 || (*self.0).pkt_type == HOST) }
     }
 
     /// The payload of each packet that this one will be cut into; 0 if it is sent as it is.
@@ -92,8 +93,8 @@ impl<const LINK: u32> Skb<LINK> {
         done(unsafe { bpf_skb_store_bytes(self.0, LINK + offset, from, len, u64::from(BPF_F_RECOMPUTE_CSUM)) })
     }
 
-    /// Corrects a transport checksum for a difference in what it covers of the packet. Nothing if the checksum is yet to
-    /// be computed.
+    /// Corrects a transport checksum for a difference in what it covers of the packet. Nothing if the checksum is yet
+    /// to be computed.
     #[inline(always)]
     pub(crate) fn adjust(self, offset: u32, difference: u32) -> Result<(), Refused> {
         // SAFETY: the context is the kernel's.

@@ -12,8 +12,8 @@ use crate::{phases, window};
 #[inline(always)]
 pub(crate) fn forwarded(segment: &Segment, arrival: Arrival, now: u64) {
     let Arrival { joint, leg, other, .. } = arrival;
-    // SAFETY: the map keeps the values in place, aligned to 8 bytes. Packets of one leg seldom run on two CPUs at once; if
-    // they do, a statistic may miss one.
+    // SAFETY: the map keeps the values in place, aligned to 8 bytes. Packets of one leg seldom run on two CPUs at once;
+    // if they do, a statistic may miss one.
     unsafe {
         (&raw mut (*leg).last_seen).write_volatile(now);
         add(&raw mut (*leg).packets, 1);
@@ -42,8 +42,8 @@ pub(crate) fn forwarded(segment: &Segment, arrival: Arrival, now: u64) {
     }
 }
 
-/// Whether a RST is where the other peer expects it, so that it ends the connection. Elsewhere in the window it is sent on,
-/// and that peer decides (RFC 5961).
+/// Whether a RST is where the other peer expects it, so that it ends the connection. Elsewhere in the window it is sent
+/// on, and that peer decides (RFC 5961).
 ///
 /// # Safety
 /// The legs must point into the map.

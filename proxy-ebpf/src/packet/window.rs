@@ -1,5 +1,5 @@
-//! Whether a packet can belong to its connection. Each peer's TCP checks for itself; this keeps a stranger who knows the
-//! addresses and ports from changing what is known about the joint.
+//! Whether a packet can belong to its connection. Each peer's TCP checks for itself; this keeps a stranger who knows
+//! the addresses and ports from changing what is known about the joint.
 
 use landbridge_common::packet::{KNOWN, Leg};
 
@@ -51,7 +51,8 @@ pub(crate) fn is_plausible(segment: &Segment, arrival: Arrival) -> bool {
     outstanding >= 0 && outstanding <= span(arrival.leg)
 }
 
-/// Whether `sequence`, as the peer of `leg` counts, is of a packet that was sent on to `receiver` and may be on its way.
+/// Whether `sequence`, as the peer of `leg` counts, is of a packet that was sent on to `receiver` and may be on its
+/// way.
 #[inline(always)]
 pub(crate) fn is_on_its_way(sequence: u32, leg: *mut Leg, receiver: *mut Leg) -> bool {
     let behind = newest(leg).wrapping_sub(sequence) as i32;

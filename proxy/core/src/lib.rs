@@ -16,6 +16,7 @@ pub mod health;
 pub mod join;
 pub mod life;
 pub mod orders;
+pub mod packet;
 pub mod pool;
 pub mod select;
 pub mod vigil;

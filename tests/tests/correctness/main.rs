@@ -96,7 +96,12 @@ fn exchange(datapath: &str, net: &Net, limits: Limits, seed: u64) -> Result<()> 
         .listener(&format!("datapath = {datapath:?}"))
         .listener_tcp(probes);
     let mut daemon = Daemon::start(&net.proxy, &limits.apply(config, seed))?;
-    let outcomes = crowd.run(&net.client, &[daemon.v4(), daemon.v6()])?;
+    let outcomes = crowd.run(&net.client, &[daemon.v4(), daemon.v6()]).with_context(|| {
+        let counted = |metrics: landbridge_tests::Metrics| {
+            ["landbridge_bytes_total", "landbridge_packet_packets_total"].map(|name| metrics.lines(name)).join("\n")
+        };
+        daemon.metrics().map(counted).unwrap_or_else(|error| error.to_string())
+    })?;
     judge(&daemon, &crowd, &outcomes, datapath, limits)?;
     println!("{:?}", begin.elapsed());
     daemon.stop().map(drop)

@@ -1,0 +1,153 @@
+//! ICMP errors about packets that were sent on.
+
+use std::net::IpAddr;
+
+use landbridge_common::packet::{CLIENT, KNOWN, PacketCounter, TARGET, phase};
+use landbridge_core::packet::Verdict;
+use landbridge_tests::packet::{Packet, is_intact};
+
+use crate::rig::{Ends, Link, Rig};
+
+const LINKS: [Link; 2] = [Link::Ethernet, Link::Raw];
+
+/// Of a router on the way, from the range of the peer.
+fn router(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            [a, b, c, 200].into()
+        }
+        IpAddr::V6(ip) => {
+            let mut octets = ip.octets();
+            octets[15] = 200;
+            octets.into()
+        }
+    }
+}
+
+/// A packet as it was sent on to the peer of leg `side`, and what that peer's side answers.
+fn sent_on(ends: &Ends, side: usize, sequence: u32, acknowledgement: u32) -> Packet {
+    let [peer, own] = ends.0[side];
+    Packet {
+        source: own,
+        destination: peer,
+        sequence,
+        acknowledgement,
+        flags: 24,
+        window: 77,
+        options: Vec::new(),
+        payload: vec![1; 100],
+        hops: 61,
+        class: 0,
+        identification: 7,
+    }
+}
+
+#[test]
+fn errors_go_back_to_whom_they_concern() {
+    let Some(mut rig) = Rig::new() else { return };
+    for link in LINKS {
+        for is_ipv6 in [false, true] {
+            let kinds: &[(u8, u8, u32)] = if is_ipv6 {
+                &[(1, 0, 0), (1, 4, 0), (2, 0, 1280), (3, 0, 0)]
+            } else {
+                &[(3, 1, 0), (3, 3, 0), (3, 4, 1280), (11, 0, 0)]
+            };
+            for side in [CLIENT, TARGET] {
+                for &(kind, code, word) in kinds {
+                    // The least that an error must tell, and more; also an odd number of bytes.
+                    let header = if is_ipv6 { 40 } else { 20 };
+                    for quoted in [header + 8, header + 20, header + 33] {
+                        let ends = Ends::new(is_ipv6, is_ipv6, link);
+                        let mut joint = ends.joint();
+                        let (leg, origin) = (joint.legs[side], &mut joint.legs[1 - side]);
+                        origin.newest = KNOWN | u64::from(origin.received.wrapping_add(1000));
+                        let sequence = leg.sent.wrapping_add(900);
+                        let original = origin.received.wrapping_add(900);
+                        let packet = sent_on(&ends, side, sequence, leg.received);
+                        let error = packet.error(router(ends.0[side][0].0), kind, code, word, quoted);
+                        let ran = rig.run(link, &ends, &joint, &error);
+                        assert_eq!(ran.verdict, Verdict::Forward(error.len()));
+                        assert!(is_intact(&ran.packet), "{:02x?}", ran.packet);
+
+                        // As the other peer would get it from a router if there were no proxy in between.
+                        let [peer, own] = ends.0[1 - side];
+                        let as_sent = Packet {
+                            source: peer,
+                            destination: own,
+                            sequence: original,
+                            acknowledgement: leg.received,
+                            ..packet.clone()
+                        };
+                        let mut expected = as_sent.error(own.0, kind, code, word, header + 8);
+                        expected.truncate(header + 8 + header + 8);
+                        let (hops, sum) = if is_ipv6 { (7, 42..44) } else { (8, 22..24) };
+                        expected[hops] -= 1;
+                        let mut got = ran.packet.clone();
+                        // The sums cover what was quoted beyond that, and the lengths tell of it.
+                        let lengths = if is_ipv6 { 4..6 } else { 2..4 };
+                        for bytes in [&mut got, &mut expected] {
+                            bytes[sum.clone()].fill(0);
+                            bytes[lengths.clone()].fill(0);
+                            if !is_ipv6 {
+                                bytes[10..12].fill(0);
+                            }
+                        }
+                        assert_eq!(got[..expected.len()], expected);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_about_nothing_on_its_way_are_dropped() {
+    let Some(mut rig) = Rig::new() else { return };
+    for is_ipv6 in [false, true] {
+        let ends = Ends::new(is_ipv6, is_ipv6, Link::Ethernet);
+        let joint = ends.joint();
+        let (kind, quoted) = if is_ipv6 { (2, 48) } else { (3, 28) };
+        for (offset, is_on_its_way) in
+            [(0, true), (1, false), (u32::MAX, true), (0x8000_0000, false), (0_u32.wrapping_sub((1 << 20) + 1), false)]
+        {
+            let sequence = joint.legs[TARGET].sent.wrapping_add(offset);
+            let packet = sent_on(&ends, TARGET, sequence, joint.legs[TARGET].received);
+            let error = packet.error(router(ends.0[TARGET][0].0), kind, 4, 1400, quoted);
+            let ran = rig.run(Link::Ethernet, &ends, &joint, &error);
+            let expected =
+                if is_on_its_way { Verdict::Forward(error.len()) } else { Verdict::Drop(PacketCounter::OutOfWindow) };
+            assert_eq!(ran.verdict, expected, "{offset:x}");
+        }
+    }
+}
+
+#[test]
+fn other_errors_are_left_to_the_stack() {
+    let Some(mut rig) = Rig::new() else { return };
+    let ends = Ends::new(false, false, Link::Ethernet);
+    let joint = ends.joint();
+    let packet = sent_on(&ends, TARGET, joint.legs[TARGET].sent, 0);
+    let from = router(ends.0[TARGET][0].0);
+    // Echo, redirect, parameter problem.
+    for kind in [0, 5, 8, 12] {
+        rig.run_foreign(Link::Ethernet, &packet.error(from, kind, 0, 0, 28));
+    }
+    // Too short to tell.
+    rig.run_foreign(Link::Ethernet, &packet.error(from, 3, 4, 0, 27));
+    // Another connection.
+    let other = Packet { source: (packet.source.0, 1), ..packet.clone() };
+    rig.run_foreign(Link::Ethernet, &other.error(from, 3, 4, 0, 28));
+
+    // Not live, and legs of two families, whose errors cannot be told to each other.
+    for state in [phase::FREE, phase::WATCHED, phase::PREPARED, phase::ARMED, phase::CLOSED, phase::RESET, phase::DEAD]
+    {
+        let mut joint = joint;
+        joint.state = state;
+        let ran = rig.run(Link::Ethernet, &ends, &joint, &packet.error(from, 3, 4, 1280, 28));
+        assert_eq!(ran.verdict, Verdict::Pass);
+    }
+    let ends = Ends::new(true, false, Link::Ethernet);
+    let ran = rig.run(Link::Ethernet, &ends, &ends.joint(), &packet.error(from, 3, 4, 1280, 28));
+    assert_eq!(ran.verdict, Verdict::Pass);
+}

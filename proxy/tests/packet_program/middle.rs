@@ -1,0 +1,259 @@
+//! A tiny proxy: it relays a first request in user space and then joins the two connections, as the daemon would.
+
+use std::io::{self, Read as _, Write as _};
+use std::mem::size_of;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Result, ensure};
+use landbridge_common::packet::{
+    CLIENT, CLIENT_ACKED, Joint, KNOWN, Leg, TARGET, TARGET_ACKED, TIMESTAMPS, Tuple, phase,
+};
+use landbridge_tests::{Host, eventually};
+use nix::libc;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::programs::Programs;
+
+/// The joint that a test uses.
+pub(crate) const INDEX: u32 = 3;
+
+/// The first exchange, which the middle relays.
+pub(crate) const REQUEST: &[u8] = b"a request";
+pub(crate) const RESPONSE: &[u8] = b"a response, longer than its request";
+
+/// Both ends and both sockets between them.
+pub(crate) struct Session {
+    pub(crate) client: TcpStream,
+    pub(crate) target: TcpStream,
+    /// The middle's sockets: client leg, target leg.
+    pub(crate) legs: [TcpStream; 2],
+}
+
+impl Session {
+    /// Connects and relays one request and its response.
+    pub(crate) fn relayed(
+        client: &Host,
+        proxy: &Host,
+        target: &Host,
+        near: SocketAddr,
+        far: SocketAddr,
+    ) -> Result<Self> {
+        let targets = target.listen(far)?;
+        let listener = proxy.listen(near)?;
+        let client = client.connect(listener.local_addr()?)?;
+        let client_leg = accept(&listener)?;
+        let target_leg = proxy.connect(targets.local_addr()?)?;
+        let target = accept(&targets)?;
+        // The client acknowledges with what it writes next, if it writes soon.
+        set(&client, libc::TCP_QUICKACK, 0)?;
+        let mut session = Self { client, target, legs: [client_leg, target_leg] };
+        session.relay()?;
+        Ok(session)
+    }
+
+    /// One request and its response through user space.
+    pub(crate) fn relay(&mut self) -> Result<()> {
+        self.client.write_all(REQUEST)?;
+        pass(&mut &self.legs[CLIENT], &mut &self.legs[TARGET], &mut self.target, REQUEST)?;
+        self.target.write_all(RESPONSE)?;
+        pass(&mut &self.legs[TARGET], &mut &self.legs[CLIENT], &mut self.client, RESPONSE)
+    }
+
+    /// The four-tuple of a leg as packets arrive on it.
+    pub(crate) fn tuple(&self, side: usize) -> Tuple {
+        let leg = &self.legs[side];
+        tuple(leg.peer_addr().expect("connected"), leg.local_addr().expect("connected"))
+    }
+
+    /// Makes the joint known to the programs.
+    pub(crate) fn watch(&self, programs: &mut Programs) {
+        let joint = Joint { state: phase::WATCHED, index: INDEX, idle_limit: 60_000_000_000, ..Joint::default() };
+        programs.joints.set(INDEX, &joint);
+        for side in [CLIENT, TARGET] {
+            programs.insert(self.tuple(side), INDEX << 1 | side as u32);
+        }
+    }
+
+    /// Waits until both peers have acknowledged everything.
+    pub(crate) fn settle(&self) -> Result<()> {
+        eventually("both peers acknowledge everything", || {
+            for leg in &self.legs {
+                ensure!(unacknowledged(leg)? == 0, "not yet");
+            }
+            Ok(())
+        })
+    }
+
+    /// Prepares and arms the joint. `device` are the devices towards client and target, if the program is to fall back
+    /// on them.
+    pub(crate) fn arm(&self, programs: &Programs, devices: [u32; 2]) -> Result<()> {
+        let joints = &programs.joints;
+        ensure!(exchange(joints.state(INDEX), phase::WATCHED, phase::PREPARED), "{:x}", joints.get(INDEX).state);
+        let sockets = [Snapshot::of(&self.legs[CLIENT])?, Snapshot::of(&self.legs[TARGET])?];
+        let mut acked = 0;
+        for (side, flag) in [(CLIENT, CLIENT_ACKED), (TARGET, TARGET_ACKED)] {
+            let passed = joints.passed(INDEX, side);
+            let received = sockets[side].received;
+            let arrived = passed & KNOWN == 0 || (received.wrapping_sub(passed as u32) as i32) >= 0;
+            ensure!(arrived && sockets[side].unread == 0, "not quiet");
+            if unacknowledged(&self.legs[side])? == 0 {
+                acked |= flag;
+            }
+        }
+        let armed_at = monotonic();
+        joints.change(INDEX, |joint| {
+            joint.armed_at = armed_at;
+            joint.flags = TIMESTAMPS;
+            for side in [CLIENT, TARGET] {
+                let (mine, other) = (&sockets[side], &sockets[1 - side]);
+                let out = self.tuple(1 - side);
+                joint.legs[side] = Leg {
+                    out: Tuple {
+                        source: out.destination,
+                        destination: out.source,
+                        source_port: out.destination_port,
+                        destination_port: out.source_port,
+                    },
+                    received: mine.received,
+                    sent: mine.sent,
+                    sequence_delta: other.sent.wrapping_sub(mine.received),
+                    acknowledgement_delta: other.received.wrapping_sub(mine.sent),
+                    window_scale_in: mine.scale_of_peer,
+                    window_scale_out: other.scale,
+                    is_ipv6: self.is_ipv6(side).into(),
+                    clock: other.clock,
+                    device: devices[1 - side],
+                    ..joint.legs[side]
+                };
+            }
+        });
+        ensure!(exchange(joints.state(INDEX), phase::PREPARED, phase::ARMED | acked), "dirty");
+        Ok(())
+    }
+
+    fn is_ipv6(&self, side: usize) -> bool {
+        match self.legs[side].local_addr().expect("connected").ip() {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(ip) => ip.to_ipv4_mapped().is_none(),
+        }
+    }
+}
+
+fn accept(listener: &TcpListener) -> Result<TcpStream> {
+    let stream = listener.accept()?.0;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn pass(from: &mut impl io::Read, to: &mut impl io::Write, end: &mut TcpStream, message: &[u8]) -> Result<()> {
+    let mut buffer = vec![0; message.len()];
+    from.read_exact(&mut buffer)?;
+    to.write_all(&buffer)?;
+    end.read_exact(&mut buffer)?;
+    ensure!(buffer == message, "relayed wrong");
+    Ok(())
+}
+
+fn exchange(word: &std::sync::atomic::AtomicU64, old: u64, new: u64) -> bool {
+    word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+}
+
+pub(crate) fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
+    Tuple {
+        source: words(source.ip()),
+        destination: words(destination.ip()),
+        source_port: source.port().to_be(),
+        destination_port: destination.port().to_be(),
+    }
+}
+
+/// An address as the maps have it.
+pub(crate) fn words(ip: IpAddr) -> [u32; 4] {
+    let octets = match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+    .octets();
+    std::array::from_fn(|n| u32::from_ne_bytes(octets[4 * n..4 * n + 4].try_into().expect("four bytes")))
+}
+
+/// The kernel's monotonic clock in nanoseconds.
+pub(crate) fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("there is such a clock");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+/// What the clock is set ahead, in milliseconds: the kernel tells it without its lowest bit, and rounding loses up to
+/// two steps more. A peer drops what steps back.
+const AHEAD: u32 = 4;
+
+/// What a socket knows about its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) received: u32,
+    pub(crate) sent: u32,
+    pub(crate) scale_of_peer: u8,
+    pub(crate) scale: u8,
+    pub(crate) clock: u32,
+    pub(crate) unread: u32,
+    pub(crate) segments_in: u32,
+}
+
+impl Snapshot {
+    /// Puts the socket into repair mode, in which it is silent, and leaves it there.
+    pub(crate) fn of(socket: &TcpStream) -> Result<Self> {
+        const RECEIVE_QUEUE: u32 = 1;
+        const SEND_QUEUE: u32 = 2;
+        set(socket, libc::TCP_REPAIR, 1)?;
+        set(socket, libc::TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
+        let received = get::<u32>(socket, libc::TCP_QUEUE_SEQ)?;
+        set(socket, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
+        let sent = get::<u32>(socket, libc::TCP_QUEUE_SEQ)?;
+        let info = get::<[u8; 144]>(socket, libc::TCP_INFO)?;
+        let segments_in = u32::from_ne_bytes(info[140..144].try_into().expect("four bytes"));
+        Ok(Self {
+            received,
+            sent,
+            scale_of_peer: info[6] & 15,
+            scale: info[6] >> 4,
+            clock: get::<u32>(socket, libc::TCP_TIMESTAMP)?.wrapping_add(AHEAD),
+            unread: queue(socket, libc::FIONREAD)?,
+            segments_in,
+        })
+    }
+}
+
+pub(crate) fn unacknowledged(socket: &TcpStream) -> Result<u32> {
+    queue(socket, libc::TIOCOUTQ)
+}
+
+fn queue(socket: &TcpStream, what: libc::c_ulong) -> Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one int to the pointer.
+    let code = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut bytes) };
+    nix::errno::Errno::result(code)?;
+    Ok(u32::try_from(bytes)?)
+}
+
+fn set(socket: &TcpStream, option: libc::c_int, value: u32) -> Result<()> {
+    let len = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel reads one integer.
+    let code =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), len) };
+    nix::errno::Errno::result(code)?;
+    Ok(())
+}
+
+fn get<T: Copy>(socket: &TcpStream, option: libc::c_int) -> Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    let mut value = std::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: the kernel writes at most `len` bytes; all types used are integers and arrays of them.
+    let code = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value.as_mut_ptr().cast(), &raw mut len)
+    };
+    nix::errno::Errno::result(code)?;
+    // SAFETY: as above.
+    Ok(unsafe { value.assume_init() })
+}
