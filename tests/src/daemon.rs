@@ -181,7 +181,10 @@ impl Daemon {
     /// Ends it with two signals, which resets its sessions; an error unless it exits with 0 soon.
     pub fn stop_at_once(&mut self) -> Result<Finished> {
         self.process.signal(Signal::SIGTERM)?;
-        eventually("it drains", || Ok(ensure!(self.process.stderr().contains("draining: no new sessions"))))?;
+        eventually("it drains", || {
+            ensure!(self.process.stderr().contains("draining: no new sessions"));
+            Ok(())
+        })?;
         self.process.signal(Signal::SIGTERM)?;
         self.wait_exit(PATIENCE)
     }

@@ -109,7 +109,8 @@ fn sessions_are_listed() -> Result<()> {
     drop(streams);
     eventually("none is left", || {
         let listed: Value = serde_json::from_str(&daemon.cli_good(&["sessions", "--json"])?)?;
-        Ok(ensure!(listed.as_array().is_some_and(Vec::is_empty), "{listed}"))
+        ensure!(listed.as_array().is_some_and(Vec::is_empty), "{listed}");
+        Ok(())
     })?;
     daemon.stop_at_once().map(drop)
 }
@@ -255,6 +256,7 @@ fn the_socket_is_for_owner_and_group_and_taken_over_only_from_the_dead() -> Resu
     let answers = || run(&pair.net.proxy, &["status", "--socket", &socket.display().to_string()]);
     eventually("the new daemon answers", || {
         let finished = answers()?;
-        Ok(ensure!(finished.code() == 0, "{finished:?} {}", process.stderr()))
+        ensure!(finished.code() == 0, "{finished:?} {}", process.stderr());
+        Ok(())
     })
 }

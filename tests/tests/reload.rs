@@ -112,7 +112,8 @@ fn addresses_come_and_go_and_their_sessions_stay() -> Result<()> {
     daemon.reload(&config(&["0.0.0.0:8000", "0.0.0.0:8002"]))?;
     eventually("the old address is closed", || {
         let refused = net.client.try_connect(net.proxy.v4(8001)).map_err(|error| error.kind());
-        Ok(ensure!(matches!(refused, Err(ErrorKind::ConnectionRefused)), "{refused:?}"))
+        ensure!(matches!(refused, Err(ErrorKind::ConnectionRefused)), "{refused:?}");
+        Ok(())
     })?;
     net.client.connect(net.proxy.v4(8002))?.expect_echo(b"the new one serves")?;
     old.expect_echo(b"goes on")?;
@@ -213,7 +214,7 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
         let weight = format!("weight = {}", 1 + round % 7);
         let group = Group::new("onprem").target_with(echoes[0].address(), &weight).target(echoes[1].address());
         let config = Config::new([group]);
-        if round % 3 == 0 { config.bind("0.0.0.0:8001") } else { config }
+        if round.is_multiple_of(3) { config.bind("0.0.0.0:8001") } else { config }
     };
     let mut daemon = Daemon::start(&net.proxy, &config(0))?;
     let address = daemon.v4();
@@ -236,13 +237,16 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
     let clients = [load(false), load(false), load(true), load(true)];
     for round in 1..=RELOADS {
         let before = served.load(Ordering::Relaxed);
-        if round % 10 == 0 {
+        if round.is_multiple_of(10) {
             daemon.reload_text("[[listener]]\nname = 7\n")?;
             daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
         } else {
             daemon.reload(&config(round))?;
         }
-        eventually("the load goes on", || Ok(ensure!(served.load(Ordering::Relaxed) > before)))?;
+        eventually("the load goes on", || {
+            ensure!(served.load(Ordering::Relaxed) > before);
+            Ok(())
+        })?;
     }
     stop.store(true, Ordering::Relaxed);
     for client in clients {

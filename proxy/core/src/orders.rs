@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(orders.deadline(), Some(secs(30)));
         assert_eq!(orders.expire(secs(29)), []);
         assert_eq!(orders.weight(&target).unwrap().weight, 9);
-        assert_eq!(orders.expire(secs(30)), [target.clone()]);
+        assert_eq!(orders.expire(secs(30)), core::slice::from_ref(&target));
         assert_eq!(orders.weight(&target), None);
         assert_eq!(orders.weight(&group), Some(Weight { weight: 7, until: None }));
         assert_eq!(orders.deadline(), None);
