@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Exit;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
+use crate::fastpath::version::{GOOD, Version};
 use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
@@ -56,7 +57,7 @@ struct FastPathReport {
 
 impl Report {
     fn of(kernel: &Kernel, object: Option<&[u8]>, fast_path: Result<Arc<FastPath>, Unavailable>) -> Self {
-        let mut checks = vec![Check::good("kernel", &kernel.release)];
+        let mut checks = vec![version_check(&kernel.release)];
         for capability in Capability::ALL {
             checks.push(if kernel.holds(capability) {
                 Check::good(capability, "held")
@@ -98,6 +99,20 @@ impl Report {
     }
 }
 
+/// The kernel's place on the list of those that forward without a known fault, with the reasons if it has none.
+fn version_check(release: &str) -> Check {
+    const KERNEL: &str = "kernel";
+    let remedy = Unavailable::KernelTooOld { release: release.to_owned() }.remedy();
+    let Some(version) = Version::of(release) else {
+        return Check::bad(KERNEL, format!("{release:?} has no version; known to be good: {GOOD}"), remedy);
+    };
+    let faults: Vec<&str> = version.faults().map(|fault| fault.what).collect();
+    match faults.is_empty() {
+        true => Check::good(KERNEL, format!("{release}, without known faults in sockmap")),
+        false => Check::bad(KERNEL, format!("{release}: {}; good: {GOOD}", faults.join(", and ")), remedy),
+    }
+}
+
 fn fast_path_checks(fast_path: &Result<Arc<FastPath>, Unavailable>) -> Vec<Check> {
     const LOADED: &str = "fast path loaded";
     const SELF_TEST: &str = "self-test";
@@ -131,6 +146,14 @@ impl Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_that_is_not_on_the_list_is_told_why() {
+        let old = version_check("6.1.0-49-cloud-amd64");
+        assert!(!old.ok && old.detail.contains("was sent twice, and data of a verdict"), "{old:?}");
+        assert!(version_check("6.18.44").ok);
+        assert!(!version_check("next").ok);
+    }
 
     #[test]
     fn a_daemon_without_the_object_says_so_and_what_to_do() {
