@@ -1,6 +1,6 @@
 //! `/metrics`: the counters of the data plane, summed over the workers when somebody asks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use landbridge_common::packet::PacketCounter;
 use landbridge_core::datapath::Demotion;

@@ -143,9 +143,13 @@ impl PacketPath {
         self.lock_legs().insert(Key(key), leg, 0).map_err(refused(LEGS))
     }
 
-    fn remove_leg(&self, key: Tuple) {
-        // It may have been removed before, and then there is nothing to do.
-        let _gone = self.lock_legs().remove(&Key(key));
+    /// Removes a leg, unless another connection with the same addresses and ports has taken its place.
+    fn remove_leg(&self, key: Tuple, leg: LegRef) {
+        let mut legs = self.lock_legs();
+        if legs.get(&Key(key), 0).is_ok_and(|found| found == leg) {
+            // Only this process removes them.
+            let _gone = legs.remove(&Key(key));
+        }
     }
 
     fn set_owner(&self, index: u32, owner: Option<UnboundedSender<u32>>) {
