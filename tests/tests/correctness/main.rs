@@ -12,7 +12,7 @@ use std::env;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use landbridge_tests::crowd::Crowd;
+use landbridge_tests::crowd::{Crowd, Habits};
 use landbridge_tests::{Config, Daemon, Group, LISTENER_PORT, Net};
 
 use judge::judge;
@@ -74,6 +74,8 @@ macro_rules! ways {
 }
 
 ways! {
+    auto: Way { datapath: "auto", joins: true },
+    packet: Way { datapath: "packet", joins: true },
     auto_apart: Way { datapath: "auto", joins: false },
     sockmap: Way { datapath: "sockmap", joins: false },
     splice: Way { datapath: "splice", joins: false },
@@ -94,7 +96,7 @@ fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
     }
     for limits in limits {
         println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {way:?}, {network:?}, {limits:?}");
-        let run = exchange(way, &net, limits, seed);
+        let run = exchange(way, network, &net, limits, seed);
         run.with_context(|| format!("LANDBRIDGE_SEED={seed}, {way:?}, {network:?}, {limits:?}"))?;
         seed = seed.wrapping_add(1);
     }
@@ -102,9 +104,10 @@ fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
 }
 
 /// All sessions at once through one daemon.
-fn exchange(way: Way, net: &Net, limits: Limits, seed: u64) -> Result<()> {
+fn exchange(way: Way, network: Network, net: &Net, limits: Limits, seed: u64) -> Result<()> {
     let begin = Instant::now();
-    let crowd = Crowd::new(&net.targets[0], PORT, seed, SESSIONS)?;
+    let habits = Habits { seed, small_buffers: network != Network::Bad };
+    let crowd = Crowd::new(&net.targets[0], PORT, habits, SESSIONS)?;
     // Lost packets must not make a target seem dead, and a lost RST must not hold a session up for long.
     let (patient, probes) = ("connect_timeout = \"30s\"", "keepalive = \"1s\"");
     let targets = [net.targets[0].v4(PORT), net.targets[0].v6(PORT)];
