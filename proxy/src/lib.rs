@@ -7,6 +7,7 @@ pub mod fastpath;
 mod joined;
 mod listening;
 pub mod net;
+mod operate;
 mod places;
 mod probe;
 mod reload;

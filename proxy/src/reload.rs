@@ -31,6 +31,15 @@ pub(crate) struct Prepared {
     pub(crate) shared: Arc<Shared>,
     pub(crate) watch: Watch,
     pub(crate) bound: Vec<Bound>,
+    /// What is different, for people.
+    pub(crate) changes: Vec<String>,
+}
+
+/// A configuration that is bound.
+pub(crate) struct Begun {
+    shared: Arc<Shared>,
+    bound: Vec<Bound>,
+    changes: Vec<String>,
 }
 
 /// Reads `file` and binds what it has and `current` does not.
@@ -39,21 +48,23 @@ pub(crate) fn begin(
     current: &Shared,
     listening: &mut Listening,
     workers: usize,
-) -> Result<(Arc<Shared>, Vec<Bound>), ReloadError> {
+) -> Result<Begun, ReloadError> {
     let config = Config::load(file)?;
     let bound = listening.bind_new(&config, workers)?;
-    for change in Plan::between(&current.config, &config).changes {
+    let plan = Plan::between(&current.config, &config);
+    for change in &plan.changes {
         match change.needs_restart {
             true => warn!("reload: {change}"),
             false => info!("reload: {change}"),
         }
     }
-    Ok((Arc::new(current.next(config, workers)), bound))
+    let changes = plan.changes.iter().map(ToString::to_string).collect();
+    Ok(Begun { shared: Arc::new(current.next(config, workers)), bound, changes })
 }
 
 /// Waits until new targets are known, as the start does.
-pub(crate) async fn prepare((shared, bound): (Arc<Shared>, Vec<Bound>)) -> Prepared {
+pub(crate) async fn prepare(Begun { shared, bound, changes }: Begun) -> Prepared {
     let watch = watch_targets(&shared);
     first_verdicts(&shared).await;
-    Prepared { shared, watch, bound }
+    Prepared { shared, watch, bound, changes }
 }

@@ -177,11 +177,9 @@ impl Session<'_> {
         let shared = &self.shared;
         let mut tried = Vec::new();
         loop {
-            let selected = shared.select(self.listener, origin.source, &tried);
-            self.log_refusal(selected.is_err() && tried.is_empty());
-            let Ok(lease) = selected else {
-                return Err(if tried.is_empty() { SessionEnd::NoTarget } else { SessionEnd::ConnectFailed });
-            };
+            let selected = shared.select_in_turn(self.listener, origin.source, &tried).await;
+            self.log_refusal(selected.as_ref().is_err_and(|end| *end == SessionEnd::NoTarget));
+            let lease = selected?;
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);

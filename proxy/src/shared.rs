@@ -4,6 +4,7 @@
 //! ([`Shared::next`]), and puts it in the place of the former ([`Running`]). Sessions keep the one that they began with.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,12 +14,13 @@ use arc_swap::ArcSwap;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::failover::GroupRules;
 use landbridge_core::health::{EjectRules, ProbeRules};
+use landbridge_core::orders::Orders;
 use landbridge_core::pool::Pool;
 use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
@@ -82,12 +84,16 @@ pub(crate) struct Shared {
     pool: Mutex<Pool>,
     /// The moment that the pool's times are counted from.
     epoch: Instant,
+    /// What the operator has ordered; the generations have it together.
+    pub(crate) orders: Arc<Mutex<Orders>>,
     /// Told when the pool's next deadline may have moved.
     pub(crate) changed: Notify,
     /// Told when a probe has ended.
     pub(crate) verdict: Notify,
     listeners: Vec<ListenerState>,
     targets: Vec<Vec<Arc<TargetState>>>,
+    /// Told when a target that was full has a place again, or a group has changed; the generations have it together.
+    vacancy: Arc<Notify>,
 }
 
 #[derive(Clone)]
@@ -95,6 +101,8 @@ struct ListenerState {
     name: Arc<str>,
     places: Arc<Places>,
     refusing: Arc<Transition>,
+    /// The clients that wait for a place stand in line for this.
+    line: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shared {
@@ -132,9 +140,10 @@ impl Shared {
                 name: name.into(),
                 places: Arc::default(),
                 refusing: Arc::default(),
+                line: Arc::default(),
             })
         };
-        Self {
+        let next = Self {
             generation: former.map_or(0, |former| former.generation + 1),
             stats: Stats::new(&config, workers, former.map(|former| (&former.config, &former.stats))),
             pool: Mutex::new(pool),
@@ -143,8 +152,12 @@ impl Shared {
             verdict: Notify::new(),
             listeners: config.listeners.iter().map(|of| listener(&of.name)).collect(),
             targets,
+            vacancy: former.map(|former| Arc::clone(&former.vacancy)).unwrap_or_default(),
+            orders: former.map(|former| Arc::clone(&former.orders)).unwrap_or_default(),
             config,
-        }
+        };
+        next.follow_orders();
+        next
     }
 
     /// The listener that has `address`.
@@ -161,8 +174,56 @@ impl Shared {
     pub(crate) fn select(&self, listener: usize, client: SocketAddr, tried: &[TargetId]) -> Result<Lease, NoTarget> {
         let id = self.pool().select(listener, client.ip(), tried)?;
         let state = Arc::clone(self.state(id));
-        let handle = Handle::new(Arc::clone(&self.listeners[listener].name), client);
-        Ok(Lease { id, entry: state.enter(handle), state })
+        let ages = self.config.listeners[listener].max_session_age;
+        let handle = Handle::new(Arc::clone(&self.listeners[listener].name), client, ages.map(around));
+        let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
+        Ok(Lease { id, entry: state.enter(handle), state, vacancy })
+    }
+
+    /// The same, but if every target is full the client waits in line for at most the listener's `queue_timeout`, and then
+    /// the session has to end. Cancelling leaves the line.
+    pub(crate) async fn select_in_turn(
+        &self,
+        listener: usize,
+        client: SocketAddr,
+        tried: &[TargetId],
+    ) -> Result<Lease, SessionEnd> {
+        let nobody = if tried.is_empty() { SessionEnd::NoTarget } else { SessionEnd::ConnectFailed };
+        let Some(limit) = self.config.listeners[listener].queue_timeout else {
+            return self.select(listener, client, tried).map_err(|NoTarget| nobody);
+        };
+        let line = &self.listeners[listener].line;
+        // Who comes while others wait goes behind them.
+        if let Ok(_nobody_waits) = line.try_lock() {
+            match self.select(listener, client, tried) {
+                Ok(lease) => return Ok(lease),
+                Err(NoTarget) if !self.is_full(listener) => return Err(nobody),
+                Err(NoTarget) => {}
+            }
+        }
+        let in_turn = async {
+            let _first = line.lock().await;
+            loop {
+                let mut vacancy = pin!(self.vacancy.notified());
+                // From here on no vacancy is missed.
+                vacancy.as_mut().enable();
+                match self.select(listener, client, tried) {
+                    Ok(lease) => return Ok(lease),
+                    Err(NoTarget) if !self.is_full(listener) => return Err(nobody),
+                    Err(NoTarget) => vacancy.await,
+                }
+            }
+        };
+        timeout(limit, in_turn).await.unwrap_or(Err(SessionEnd::QueueTimeout))
+    }
+
+    /// Tells the clients that wait for a place to look again.
+    pub(crate) fn call_waiting(&self) {
+        self.vacancy.notify_waiters();
+    }
+
+    fn is_full(&self, listener: usize) -> bool {
+        self.pool().selector().is_full(listener)
     }
 
     /// Whether some target of some listener can take a session now.
@@ -215,6 +276,8 @@ pub(crate) struct Lease {
     id: TargetId,
     entry: Entry,
     state: Arc<TargetState>,
+    /// Whom to tell that there is a place, if the target has a limit.
+    vacancy: Option<Arc<Notify>>,
 }
 
 impl Lease {
@@ -237,7 +300,16 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.state.load.release();
+        if let Some(vacancy) = &self.vacancy {
+            vacancy.notify_waiters();
+        }
     }
+}
+
+/// A tenth more or less, so that what began together does not end together.
+fn around(age: Duration) -> Duration {
+    let random = SysRng.try_next_u64().unwrap_or(u64::MAX / 2);
+    age.mul_f64(0.9 + 0.2 * (random as f64 / u64::MAX as f64))
 }
 
 fn group_spec(group: &Group, states: &[Arc<TargetState>]) -> GroupSpec {

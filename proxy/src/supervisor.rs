@@ -1,6 +1,6 @@
 //! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
 //!
-//! Tasks: the admin server, those that watch the targets, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once;
+//! Tasks: the admin server, the control socket, those that watch the targets, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once;
 //! SIGHUP reloads the configuration.
 
 use std::io;
@@ -13,18 +13,19 @@ use futures_util::future::{FusedFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::admin::control::{self, ReloadWish};
 use crate::admin::{self, AdminError};
 use crate::config::{Config, Datapath, Listener};
 use crate::fastpath::packet::PacketPath;
 use crate::fastpath::{FastPath, Limits};
-use crate::listening::{Bound, Listening, Order};
+use crate::listening::{Listening, Order};
 use crate::net::listener::BindError;
-use crate::reload::{self, Prepared, prepare};
+use crate::reload::{self, Begun, Prepared, prepare};
 use crate::shared::{Running, Shared};
 use crate::watch::{Watch, first_verdicts, watch_targets};
 use crate::worker::{self, Phase, Ways, WorkerError};
@@ -64,6 +65,14 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         admin::start(address, Arc::clone(&running), phase_changes.clone(), kernel).await?;
     }
 
+    let (reload_wishes, control) = unbounded_channel();
+    if let Some(path) = &first.config.admin.socket
+        && let Err(error) = control::start(path, Arc::clone(&running), phase_changes.clone(), reload_wishes)
+    {
+        // Sessions are worth more than the comfort of the operator.
+        error!("there is no control socket: {error}");
+    }
+
     let watch = watch_targets(&first);
     tokio::select! {
         () = first_verdicts(&first) => {}
@@ -86,7 +95,9 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     }
     info!(workers, "ready");
     drop(first);
-    Supervisor { file, running, phase, listening, orders, watch }.serve(signals, ended).await?;
+    Supervisor { file, running, phase, listening, orders, watch, control, waiting: Vec::new() }
+        .serve(signals, ended)
+        .await?;
     info!("ended");
     Ok(())
 }
@@ -100,6 +111,9 @@ struct Supervisor {
     orders: Vec<UnboundedSender<Order>>,
     /// What watches the targets of the running configuration.
     watch: Watch,
+    control: UnboundedReceiver<ReloadWish>,
+    /// Who waits for the reload that is on its way.
+    waiting: Vec<ReloadWish>,
 }
 
 impl Supervisor {
@@ -110,23 +124,26 @@ impl Supervisor {
         mut ended: FuturesUnordered<impl Future<Output = Result<(), WorkerError>>>,
     ) -> Result<(), RunError> {
         let mut deadline = None;
-        // One reload at a time; a wish that comes meanwhile is carried out after it, with the file as it is then.
+        // One reload at a time. A wish that comes meanwhile is carried out after it, with the file as it is then.
         let mut reload = pin!(OptionFuture::default());
-        let mut again = false;
+        let mut wishes = Vec::new();
+        let mut wished = false;
         loop {
+            let phase = *self.phase.borrow();
+            if wished && reload.is_terminated() && phase == Phase::Serving {
+                wished = false;
+                let begun = self.begin_reload(std::mem::take(&mut wishes));
+                reload.set(begun.map(|begun| prepare(begun).fuse()).into());
+            }
             let expired = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
                     None => std::future::pending().await,
                 }
             };
-            let phase = *self.phase.borrow();
             tokio::select! {
                 signal = signals.recv() => match (signal, phase) {
-                    (Event::Reload, Phase::Serving) if reload.is_terminated() => {
-                        reload.set(self.begin_reload().map(|begun| prepare(begun).fuse()).into());
-                    }
-                    (Event::Reload, _) => again = true,
+                    (Event::Reload, _) => wished = true,
                     (signal, Phase::Serving) => {
                         let timeout = self.running.load().config.runtime.drain_timeout;
                         info!(signal = signal.name(), ?timeout, "draining: no new sessions");
@@ -139,11 +156,12 @@ impl Supervisor {
                         self.phase.send_replace(Phase::Ending);
                     }
                 },
-                Some(prepared) = &mut reload, if !reload.is_terminated() => {
-                    self.finish_reload(prepared);
-                    let wish = std::mem::take(&mut again).then(|| self.begin_reload()).flatten();
-                    reload.set(wish.map(|begun| prepare(begun).fuse()).into());
+                // Whoever wishes for a reload of a daemon that is ending learns it by the loss of the answer.
+                Some(wish) = self.control.recv(), if phase == Phase::Serving => {
+                    wishes.push(wish);
+                    wished = true;
                 }
+                Some(prepared) = &mut reload, if !reload.is_terminated() => self.finish_reload(prepared),
                 () = expired => {
                     warn!("the drain timeout is over: resetting the sessions that are left");
                     deadline = None;
@@ -158,34 +176,50 @@ impl Supervisor {
     }
 
     fn drain(&mut self) {
+        self.waiting.clear();
+        self.control.close();
+        while self.control.try_recv().is_ok() {}
         // Before the workers close their sockets: see `Listening`.
         self.listening.close(&[]);
         self.phase.send_replace(Phase::Draining);
     }
 
-    /// Reads the file anew and binds; `None`, with the reasons in the log, if everything has to stay as it is.
-    fn begin_reload(&mut self) -> Option<(Arc<Shared>, Vec<Bound>)> {
+    /// Reads the file anew and binds; `None`, with the reasons in the log, if everything has to stay as it is. `wishes`
+    /// learn the outcome.
+    fn begin_reload(&mut self, wishes: Vec<ReloadWish>) -> Option<Begun> {
         info!(file = %self.file.display(), "reloading");
         let current = self.running.load();
         match reload::begin(&self.file, &current, &mut self.listening, self.orders.len()) {
-            Ok(begun) => Some(begun),
+            Ok(begun) => {
+                self.waiting = wishes;
+                Some(begun)
+            }
             Err(error) => {
                 self.running.note_reload(false);
                 error!("the configuration stays as it is: {error}");
+                tell(wishes, &Err(error.to_string()));
                 None
             }
         }
     }
 
     /// Puts a configuration in force.
-    fn finish_reload(&mut self, Prepared { shared, watch, bound }: Prepared) {
+    fn finish_reload(&mut self, Prepared { shared, watch, bound, changes }: Prepared) {
         let former = self.running.load();
         self.running.replace(Arc::clone(&shared));
         self.watch = watch;
         self.listening.apply(&shared.config, bound, &self.orders);
+        // What was ordered while this was prepared.
+        shared.follow_orders();
         former.end_removed(&shared);
         info!(generation = shared.generation, "reloaded");
+        tell(std::mem::take(&mut self.waiting), &Ok(changes));
     }
+}
+
+fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {
+    // Who does not wait any more need not know.
+    wishes.into_iter().for_each(|wish| drop(wish.send(outcome.clone())));
 }
 
 /// The fast path with what listens to its programs, or the code of the reason why there is none.

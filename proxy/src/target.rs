@@ -42,8 +42,10 @@ pub(crate) struct TargetState {
     pub(crate) probes: ProbeStats,
     /// Why the last probe was bad, if it was.
     last_failure: Mutex<Option<String>>,
-    /// What is ending its sessions now, if anything.
-    ending: Mutex<Option<JoinHandle<()>>>,
+    /// What is ending its sessions, if anything, and when it does.
+    ending: Mutex<Option<(JoinHandle<()>, Instant)>>,
+    /// Whether some session has, or had, a limit of its age.
+    ages: AtomicBool,
     sessions: Mutex<Slab<Arc<Handle>>>,
 }
 
@@ -66,13 +68,24 @@ pub(crate) struct Handle {
     pub(crate) listener: Arc<str>,
     /// Who the client is.
     pub(crate) client: SocketAddr,
+    /// When its target was chosen.
+    pub(crate) since: Instant,
+    /// How old it may become, if there is a limit.
+    oldest: Option<Duration>,
     token: CancellationToken,
     end: OnceLock<SessionEnd>,
 }
 
 impl Handle {
-    pub(crate) fn new(listener: Arc<str>, client: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { listener, client, token: CancellationToken::new(), end: OnceLock::new() })
+    pub(crate) fn new(listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self {
+            listener,
+            client,
+            since: Instant::now(),
+            oldest,
+            token: CancellationToken::new(),
+            end: OnceLock::new(),
+        })
     }
 
     /// Ends the session, which counts it as `end`. Only the first call matters.
@@ -113,6 +126,9 @@ impl Drop for Entry {
 impl TargetState {
     /// Registers a session.
     pub(crate) fn enter(self: &Arc<Self>, handle: Arc<Handle>) -> Entry {
+        if handle.oldest.is_some() {
+            self.ages.store(true, Ordering::Relaxed);
+        }
         let key = self.sessions().insert(Arc::clone(&handle));
         Entry { state: Arc::clone(self), key, handle }
     }
@@ -134,6 +150,18 @@ impl TargetState {
         }
     }
 
+    /// Ends the sessions that are older than they may be.
+    pub(crate) fn cut_old(&self) {
+        if !self.ages.load(Ordering::Relaxed) {
+            return;
+        }
+        for handle in self.handles() {
+            if handle.oldest.is_some_and(|oldest| handle.since.elapsed() >= oldest) {
+                handle.cut(SessionEnd::MaxAge);
+            }
+        }
+    }
+
     /// Ends the sessions that the target still has after `limit`.
     pub(crate) async fn cut_after(&self, limit: Duration, end: SessionEnd) {
         sleep_until(Instant::now() + limit).await;
@@ -145,16 +173,26 @@ impl TargetState {
         *lock(&self.last_failure) = why;
     }
 
-    /// `ending` ends its sessions from now on, and nothing else does.
-    pub(crate) fn set_ending(&self, ending: JoinHandle<()>) {
-        if let Some(former) = lock(&self.ending).replace(ending) {
+    /// Why the last probe was bad, if it was.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        lock(&self.last_failure).clone()
+    }
+
+    /// `ending` ends its sessions after `limit`, and nothing else does.
+    pub(crate) fn set_ending(&self, ending: JoinHandle<()>, limit: Duration) {
+        if let Some((former, _)) = lock(&self.ending).replace((ending, Instant::now() + limit)) {
             former.abort();
         }
     }
 
+    /// How long the sessions that are left still have, if they have to end.
+    pub(crate) fn ends_in(&self) -> Option<Duration> {
+        lock(&self.ending).as_ref().map(|(_, at)| at.saturating_duration_since(Instant::now()))
+    }
+
     /// The sessions that are left may stay.
     pub(crate) fn stop_ending(&self) {
-        if let Some(ending) = lock(&self.ending).take() {
+        if let Some((ending, _)) = lock(&self.ending).take() {
             ending.abort();
         }
     }
@@ -176,7 +214,7 @@ mod tests {
     fn with_sessions(count: usize) -> (Arc<TargetState>, Vec<Entry>) {
         let state = Arc::new(TargetState::default());
         let client = SocketAddr::from(([192, 0, 2, 1], 4711));
-        let entries = (0..count).map(|_| state.enter(Handle::new("in".into(), client))).collect();
+        let entries = (0..count).map(|_| state.enter(Handle::new("in".into(), client, None))).collect();
         (state, entries)
     }
 
@@ -205,6 +243,21 @@ mod tests {
         let since = Instant::now();
         state.cut_paced(SessionEnd::TargetDown).await;
         assert_eq!((cut(&entries), since.elapsed()), (16, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_sessions_that_are_too_old_are_cut() {
+        let (state, mut entries) = with_sessions(1);
+        let client = SocketAddr::from(([192, 0, 2, 1], 4711));
+        for seconds in [10, 20] {
+            entries.push(state.enter(Handle::new("in".into(), client, Some(Duration::from_secs(seconds)))));
+        }
+        for (at, expected) in [(9, 0), (10, 1), (19, 1), (20, 2), (1_000, 2)] {
+            tokio::time::advance(Duration::from_secs(at) - entries[0].handle.since.elapsed()).await;
+            state.cut_old();
+            assert_eq!(cut(&entries), expected, "after {at} s");
+        }
+        assert_eq!(entries[1].end(), SessionEnd::MaxAge);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,13 +13,16 @@ use landbridge_core::failover::{AdminState, Change, Standing};
 use landbridge_core::health::Health;
 use landbridge_core::select::TargetId;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::OnDown;
 use crate::net::dial::FailureReason;
 use crate::probe::{self, ProbeError};
 use crate::shared::Shared;
+
+/// How often the ages of sessions are looked at: the shortest limit is a second, the usual ones are hours.
+const AGE_ROUND: Duration = Duration::from_secs(1);
 
 /// The tasks that watch the targets of one configuration.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub(crate) struct Watch {
 pub(crate) fn watch_targets(shared: &Arc<Shared>) -> Watch {
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(Arc::clone(shared)));
+    tasks.spawn(look_at_ages(Arc::clone(shared)));
     for id in shared.config.target_ids() {
         tasks.spawn(probe::run(Arc::clone(shared), id));
     }
@@ -54,7 +58,8 @@ pub(crate) async fn first_verdicts(shared: &Shared) {
 /// Carries out what is due by time.
 async fn keep_time(shared: Arc<Shared>) {
     loop {
-        let deadline = shared.pool().deadline(shared.now());
+        let health = shared.pool().deadline(shared.now());
+        let deadline = health.into_iter().chain(shared.orders_deadline()).min();
         let due = async {
             match deadline {
                 Some(deadline) => sleep_until(shared.instant(deadline)).await,
@@ -65,6 +70,16 @@ async fn keep_time(shared: Arc<Shared>) {
             () = due => shared.tick(),
             () = shared.changed.notified() => {}
         }
+    }
+}
+
+/// Ends the sessions that are too old. Those of a former configuration end by what that said.
+async fn look_at_ages(shared: Arc<Shared>) {
+    let mut rounds = interval(AGE_ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        shared.config.target_ids().for_each(|id| shared.state(id).cut_old());
     }
 }
 
@@ -133,10 +148,11 @@ impl Shared {
         for (group, changes) in changes {
             self.follow(group, &changes, None);
         }
+        self.expire_orders();
     }
 
     /// Logs what changed in group `index`, and does what its configuration says about it.
-    fn follow(&self, index: usize, changes: &[Change], why: Option<&str>) {
+    pub(crate) fn follow(&self, index: usize, changes: &[Change], why: Option<&str>) {
         if changes.is_empty() {
             return;
         }
@@ -147,7 +163,11 @@ impl Shared {
             match *change {
                 Change::Health(number, Health::Up) => {
                     info!(group = name, target_name = target(number), "up");
-                    self.state(TargetId { group: index, target: number }).stop_ending();
+                    let id = TargetId { group: index, target: number };
+                    // What the operator drains goes on draining.
+                    if self.admin_state(id) == AdminState::Active {
+                        self.state(id).stop_ending();
+                    }
                 }
                 Change::Health(number, health) => {
                     warn!(group = name, target_name = target(number), "{}: {}", health.label(), why.unwrap_or("-"));
@@ -171,6 +191,7 @@ impl Shared {
             }
         }
         self.changed.notify_one();
+        self.call_waiting();
     }
 
     /// Ends the sessions of those targets of this configuration that `next` no longer has, as their group says.
@@ -184,7 +205,7 @@ impl Shared {
     }
 
     /// Ends the sessions of a target, in the way and as the end that are given.
-    fn end_sessions(&self, id: TargetId, how: OnDown, end: SessionEnd) {
+    pub(crate) fn end_sessions(&self, id: TargetId, how: OnDown, end: SessionEnd) {
         let state = Arc::clone(self.state(id));
         let limit = match how {
             OnDown::Keep => return,
@@ -195,6 +216,6 @@ impl Shared {
             let state = Arc::clone(&state);
             async move { state.cut_after(limit, end).await }
         };
-        state.set_ending(tokio::spawn(ending));
+        state.set_ending(tokio::spawn(ending), limit);
     }
 }

@@ -39,6 +39,8 @@ fn default_listener(name: &str, bind: &[&str], groups: &[usize]) -> Listener {
         datapath: Datapath::Auto,
         accept_proxy: AcceptProxy::Off,
         max_connections: 20_000,
+        queue_timeout: None,
+        max_session_age: None,
         idle_timeout: None,
         half_close_timeout: Some(Duration::from_secs(300)),
         tcp: default_tcp(),
@@ -90,7 +92,7 @@ fn target(name: &str, at: &str, weight: u16) -> Target {
 fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
     Config {
         runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
-        admin: Admin { listen: Some(address("127.0.0.1:9900")) },
+        admin: Admin { listen: Some(address("127.0.0.1:9900")), socket: Some("/run/landbridge/admin.sock".into()) },
         datapath: DatapathRules {
             thresholds: Thresholds::default(),
             join: JoinRules::default(),
@@ -139,7 +141,7 @@ fn the_full_file_shows_the_defaults() {
 fn every_option_is_taken_over() {
     let text = r#"
         runtime = { workers = 3, drain_timeout = "0s" }
-        admin.listen = "off"
+        admin = { listen = "off", socket = "/tmp/x.sock" }
         datapath = { promote_after = 1, promote_gap = "0s", join_after = 2, soft_limit = "64KiB", hard_limit = "1MB" }
 
         [[group]]
@@ -174,13 +176,15 @@ fn every_option_is_taken_over() {
         datapath = "splice"
         accept_proxy = "any"
         max_connections = 1_000_000
+        queue_timeout = "1500ms"
+        max_session_age = "1h"
         idle_timeout = "1h 30m"
         half_close_timeout = "0s"
         tcp = { keepalive = "0s", user_timeout = "250ms", interface = "eth0.100" }
     "#;
     let expected = Config {
         runtime: Runtime { workers: NonZeroUsize::new(3), drain_timeout: Duration::ZERO },
-        admin: Admin { listen: None },
+        admin: Admin { listen: None, socket: Some("/tmp/x.sock".into()) },
         datapath: DatapathRules {
             thresholds: Thresholds { promote_gap: Duration::ZERO, promote_after: 1, ..Thresholds::default() },
             join: JoinRules { after: 2, ..JoinRules::default() },
@@ -193,6 +197,8 @@ fn every_option_is_taken_over() {
             datapath: Datapath::Splice,
             accept_proxy: AcceptProxy::Any,
             max_connections: 1_000_000,
+            queue_timeout: Some(Duration::from_millis(1_500)),
+            max_session_age: Some(Duration::from_secs(3_600)),
             idle_timeout: Some(Duration::from_secs(5_400)),
             half_close_timeout: None,
             tcp: TcpOptions {

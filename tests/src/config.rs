@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 
 /// The port of the only listener.
 pub const LISTENER_PORT: u16 = 8000;
@@ -13,6 +14,7 @@ pub(crate) const ADMIN: &str = "127.0.0.1:9900";
 #[derive(Debug, Clone)]
 pub struct Config {
     runtime: String,
+    socket: String,
     datapath: String,
     bind: Vec<String>,
     listener: String,
@@ -35,6 +37,7 @@ impl Config {
     pub fn new(groups: impl IntoIterator<Item = Group>) -> Self {
         Self {
             runtime: String::new(),
+            socket: "off".to_owned(),
             datapath: String::new(),
             bind: vec![format!("0.0.0.0:{LISTENER_PORT}")],
             listener: String::new(),
@@ -46,6 +49,12 @@ impl Config {
     /// One group, named `onprem`, with one target.
     pub fn single(target: SocketAddr) -> Self {
         Self::new([Group::new("onprem").target(target)])
+    }
+
+    /// The path of the control socket.
+    pub(crate) fn socket(mut self, path: &Path) -> Self {
+        self.socket = path.display().to_string();
+        self
     }
 
     /// Adds a line to `[runtime]`.
@@ -124,7 +133,7 @@ impl Group {
 impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
-        write!(f, "[runtime]\n{}\n[admin]\nlisten = \"{ADMIN}\"\n\n", self.runtime)?;
+        write!(f, "[runtime]\n{}\n[admin]\nlisten = \"{ADMIN}\"\nsocket = {:?}\n\n", self.runtime, self.socket)?;
         write!(f, "[datapath]\n{}\n", self.datapath)?;
         write!(f, "[[listener]]\nname = \"main\"\nbind = {:?}\ngroups = {names:?}\n{}\n", self.bind, self.listener)?;
         write!(f, "[listener.tcp]\n{}\n", self.listener_tcp)?;

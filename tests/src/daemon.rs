@@ -2,14 +2,18 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::config::ADMIN;
 use crate::{Config, Finished, Host, LISTENER_PORT, Metrics, PATIENCE, Process, binary, eventually, http};
+
+/// The control socket inside the daemon's own folder.
+const SOCKET: &str = "admin.sock";
 
 /// A running `landbridge`, with one listener and its metrics.
 ///
@@ -19,6 +23,7 @@ pub struct Daemon {
     process: Process,
     host: Host,
     config: NamedTempFile,
+    folder: TempDir,
 }
 
 impl Daemon {
@@ -29,8 +34,9 @@ impl Daemon {
 
     /// The same, started by another program, whose arguments these are.
     pub fn start_by(wrapper: &[&str], host: &Host, config: &Config) -> Result<Self> {
+        let folder = TempDir::new()?;
         let mut file = NamedTempFile::with_suffix(".toml")?;
-        write!(file, "{config}")?;
+        write!(file, "{}", config.clone().socket(&folder.path().join(SOCKET)))?;
         let landbridge = binary("landbridge")?;
         let mut command = match wrapper {
             [] => host.command(landbridge),
@@ -42,7 +48,7 @@ impl Daemon {
         };
         command.arg("run").arg("--config").arg(file.path());
         let process = Process::start("landbridge", &mut command)?;
-        let mut daemon = Self { process, host: host.clone(), config: file };
+        let mut daemon = Self { process, host: host.clone(), config: file, folder };
         daemon.process.wait_ready(|_| http::get(host, ADMIN, "/livez").map(drop))?;
         Ok(daemon)
     }
@@ -51,20 +57,55 @@ impl Daemon {
     pub fn reload(&self, config: &Config) -> Result<()> {
         let reloads = || Ok::<_, anyhow::Error>(self.process.stderr().matches(" reloaded generation=").count());
         let before = reloads()?;
-        self.reload_text(&config.to_string())?;
+        self.change(config)?;
+        self.process.signal(Signal::SIGHUP)?;
         eventually("the configuration is reloaded", || {
             ensure!(reloads()? > before, "not yet");
             Ok(())
         })
     }
 
+    /// Gives it another configuration file, without telling it.
+    pub fn change(&self, config: &Config) -> Result<()> {
+        self.change_text(&config.clone().socket(&self.socket()).to_string())
+    }
+
     /// Gives it another text in its configuration file and SIGHUP, whatever comes of it.
     pub fn reload_text(&self, text: &str) -> Result<()> {
+        self.change_text(text)?;
+        self.process.signal(Signal::SIGHUP)
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET)
+    }
+
+    /// Its configuration file.
+    pub fn file(&self) -> &Path {
+        self.config.path()
+    }
+
+    /// Runs a verb of the command line on it.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = self.host.command(binary("landbridge")?);
+        command.args(arguments).arg("--socket").arg(self.socket());
+        Process::start("landbridge", &mut command)?.finish(PATIENCE)
+    }
+
+    /// The same; an error unless it is good. Returns what it printed.
+    pub fn cli_good(&self, arguments: &[&str]) -> Result<String> {
+        let finished = self.cli(arguments)?;
+        ensure!(finished.code() == 0, "{arguments:?}: {finished:?}");
+        Ok(finished.stdout)
+    }
+
+    fn change_text(&self, text: &str) -> Result<()> {
         // In one step, as an editor would: the daemon never reads half a file.
         let mut next = NamedTempFile::with_suffix(".toml")?;
         next.write_all(text.as_bytes())?;
         std::fs::rename(next.into_temp_path().keep()?, self.config.path())?;
-        self.process.signal(Signal::SIGHUP)
+        Ok(())
     }
 
     /// Where clients connect to by IPv4.
@@ -148,6 +189,17 @@ impl Daemon {
     /// Ends it with SIGTERM; an error unless it exits with 0 soon.
     pub fn stop(&mut self) -> Result<Finished> {
         self.stop_within(PATIENCE)
+    }
+
+    /// Ends it with two signals, which resets its sessions; an error unless it exits with 0 soon.
+    pub fn stop_at_once(&mut self) -> Result<Finished> {
+        self.process.signal(Signal::SIGTERM)?;
+        eventually("it drains", || {
+            ensure!(self.process.stderr().contains("draining: no new sessions"));
+            Ok(())
+        })?;
+        self.process.signal(Signal::SIGTERM)?;
+        self.wait_exit(PATIENCE)
     }
 
     /// Waits for its end; an error unless it exits with 0 within `limit`.

@@ -101,7 +101,10 @@ fn sessions_may_have_until_a_deadline() -> Result<()> {
     // A target that comes back in time keeps its sessions.
     places.checks[0].answer(200);
     wait_up(&daemon, "onprem", 1.0)?;
-    eventually("the first place serves", || Ok(ensure!(places.serving(&daemon)? == 'a')))?;
+    eventually("the first place serves", || {
+        ensure!(places.serving(&daemon)? == 'a');
+        Ok(())
+    })?;
     daemon.stop().map(drop)
 }
 
@@ -116,7 +119,10 @@ fn a_group_that_comes_back_is_held() -> Result<()> {
     places.checks[0].answer(200);
     wait_up(&daemon, "onprem", 1.0)?;
     assert_eq!(places.serving(&daemon)?, 'b');
-    eventually("the first place serves again", || Ok(ensure!(places.serving(&daemon)? == 'a')))?;
+    eventually("the first place serves again", || {
+        ensure!(places.serving(&daemon)? == 'a');
+        Ok(())
+    })?;
     ensure!(since.elapsed() >= HOLD, "it was held for {:?}", since.elapsed());
     daemon.stop().map(drop)
 }
@@ -199,7 +205,8 @@ fn a_silent_target_without_probes_is_taken_out_and_tried_again() -> Result<()> {
     assert_eq!(connects()?, 2.0);
     eventually("it is tried again", || {
         session()?;
-        Ok(ensure!(connects()? == 3.0))
+        ensure!(connects()? == 3.0);
+        Ok(())
     })?;
     // One more failure was enough.
     assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("target", &silent.to_string())]), 0.0);

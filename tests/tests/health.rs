@@ -87,7 +87,10 @@ fn readiness_and_refusal_follow_health() -> Result<()> {
     assert_eq!(daemon.get("/readyz")?.0, 200);
 
     check.answer(500);
-    eventually("it is not ready", || Ok(ensure!(daemon.get("/readyz")?.0 == 503)))?;
+    eventually("it is not ready", || {
+        ensure!(daemon.get("/readyz")?.0 == 503);
+        Ok(())
+    })?;
     assert_eq!(up(&daemon, "onprem")?, 0.0);
     assert_eq!(daemon.metrics()?.value("landbridge_group_share", &[("group", "onprem")]), 0.0);
     ensure!(daemon.metrics()?.value("landbridge_probe_failures_total", &[("reason", "body")]) >= 3.0);
@@ -96,7 +99,10 @@ fn readiness_and_refusal_follow_health() -> Result<()> {
 
     check.answer(200);
     // Nobody else can serve, so the hold before a failback does not keep the clients waiting.
-    eventually("it is ready again", || Ok(ensure!(daemon.get("/readyz")?.0 == 200)))?;
+    eventually("it is ready again", || {
+        ensure!(daemon.get("/readyz")?.0 == 200);
+        Ok(())
+    })?;
     net.client.connect(daemon.v4())?.expect_echo(b"it serves again")?;
     daemon.stop().map(drop)
 }
@@ -123,19 +129,34 @@ fn a_target_is_asked_again_and_again_and_faster_in_doubt() -> Result<()> {
     let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
     let since = Instant::now();
     let asked = check.asked();
-    eventually("it is asked again", || Ok(ensure!(check.asked() >= asked + 2)))?;
+    eventually("it is asked again", || {
+        ensure!(check.asked() >= asked + 2);
+        Ok(())
+    })?;
     ensure!(since.elapsed() >= Duration::from_millis(360), "after {:?}", since.elapsed());
     check.answer(503);
-    eventually("it is down", || Ok(ensure!(up(&daemon, "onprem")? == 0.0)))?;
+    eventually("it is down", || {
+        ensure!(up(&daemon, "onprem")? == 0.0);
+        Ok(())
+    })?;
     check.answer(200);
     eventually("a first good probe", || {
         let asked = check.asked();
-        eventually("the next probe", || Ok(ensure!(check.asked() > asked)))
+        eventually("the next probe", || {
+            ensure!(check.asked() > asked);
+            Ok(())
+        })
     })?;
     let (since, asked) = (Instant::now(), check.asked());
-    eventually("ten probes", || Ok(ensure!(check.asked() >= asked + 10)))?;
+    eventually("ten probes", || {
+        ensure!(check.asked() >= asked + 10);
+        Ok(())
+    })?;
     // At the usual pace they would take four seconds.
     ensure!(since.elapsed() < Duration::from_secs(2), "they took {:?}", since.elapsed());
-    eventually("it is up", || Ok(ensure!(up(&daemon, "onprem")? == 1.0)))?;
+    eventually("it is up", || {
+        ensure!(up(&daemon, "onprem")? == 1.0);
+        Ok(())
+    })?;
     daemon.stop().map(drop)
 }

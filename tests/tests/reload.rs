@@ -60,7 +60,7 @@ fn weights_change_and_sessions_and_counters_stay() -> Result<()> {
         stream.expect_ending(Ending::Closed)?;
     }
     daemon.wait_ended(10, "client_closed")?;
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_file_with_a_mistake_changes_nothing() -> Result<()> {
     ensure!(daemon.process().stderr().contains("did you mean name?"), "the log says what is wrong");
     daemon.reload(&config)?;
     daemon.wait_metric("landbridge_config_last_reload_success", &[], 1.0)?;
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn an_address_that_cannot_be_bound_changes_nothing() -> Result<()> {
     let refused = net.client.try_connect(net.proxy.v4(8001)).map_err(|error| error.kind());
     ensure!(matches!(refused, Err(ErrorKind::ConnectionRefused)), "{refused:?}");
     assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("group", "other")]), 0.0);
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -112,7 +112,8 @@ fn addresses_come_and_go_and_their_sessions_stay() -> Result<()> {
     daemon.reload(&config(&["0.0.0.0:8000", "0.0.0.0:8002"]))?;
     eventually("the old address is closed", || {
         let refused = net.client.try_connect(net.proxy.v4(8001)).map_err(|error| error.kind());
-        Ok(ensure!(matches!(refused, Err(ErrorKind::ConnectionRefused)), "{refused:?}"))
+        ensure!(matches!(refused, Err(ErrorKind::ConnectionRefused)), "{refused:?}");
+        Ok(())
     })?;
     net.client.connect(net.proxy.v4(8002))?.expect_echo(b"the new one serves")?;
     old.expect_echo(b"goes on")?;
@@ -123,7 +124,7 @@ fn addresses_come_and_go_and_their_sessions_stay() -> Result<()> {
     daemon.reload(&config(&[&proxy]).listener_tcp("keepalive = \"7s\""))?;
     net.client.connect(daemon.v4())?.expect_echo(b"still there")?;
     old.expect_echo(b"goes on")?;
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn a_target_that_is_removed_drains() -> Result<()> {
             _ => session.expect_quiet(Duration::from_millis(900))?,
         }
     }
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 #[test]
@@ -174,7 +175,7 @@ fn health_outlasts_a_reload_and_a_new_target_is_probed_before_it_counts() -> Res
     assert_eq!(shares(&net, &daemon, 4)?.1, BTreeMap::from([('a', 4)]));
     assert_eq!((checks[0].asked(), checks[1].asked()), (2, 2));
     assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("group", "onprem")]), 0.0);
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 /// The limit of a listener may shrink below what is there: nobody is thrown out, and nobody let in.
@@ -200,7 +201,7 @@ fn a_limit_of_sessions_changes_without_touching_them() -> Result<()> {
     daemon.wait_metric(SESSIONS, &[("end", "listener_full")], 1.0)?;
     daemon.reload(&config(3))?;
     net.client.connect(daemon.v4())?.expect_echo(b"room again")?;
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }
 
 /// Fifty reloads with changing weights and addresses, some of the files broken, under short and long sessions: not one is lost.
@@ -213,7 +214,7 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
         let weight = format!("weight = {}", 1 + round % 7);
         let group = Group::new("onprem").target_with(echoes[0].address(), &weight).target(echoes[1].address());
         let config = Config::new([group]);
-        if round % 3 == 0 { config.bind("0.0.0.0:8001") } else { config }
+        if round.is_multiple_of(3) { config.bind("0.0.0.0:8001") } else { config }
     };
     let mut daemon = Daemon::start(&net.proxy, &config(0))?;
     let address = daemon.v4();
@@ -236,13 +237,16 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
     let clients = [load(false), load(false), load(true), load(true)];
     for round in 1..=RELOADS {
         let before = served.load(Ordering::Relaxed);
-        if round % 10 == 0 {
+        if round.is_multiple_of(10) {
             daemon.reload_text("[[listener]]\nname = 7\n")?;
             daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
         } else {
             daemon.reload(&config(round))?;
         }
-        eventually("the load goes on", || Ok(ensure!(served.load(Ordering::Relaxed) > before)))?;
+        eventually("the load goes on", || {
+            ensure!(served.load(Ordering::Relaxed) > before);
+            Ok(())
+        })?;
     }
     stop.store(true, Ordering::Relaxed);
     for client in clients {
@@ -253,5 +257,5 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
         assert_eq!(metrics.value(SESSIONS, &[("end", end)]), 0.0, "{}", metrics.lines(SESSIONS));
     }
     assert_eq!(metrics.value("landbridge_target_connect_failures_total", &[]), 0.0);
-    daemon.stop().map(drop)
+    daemon.stop_at_once().map(drop)
 }

@@ -21,6 +21,8 @@ pub enum SessionEnd {
     ConnectFailed,
     /// No group was able to take a session.
     NoTarget,
+    /// Every target that could have taken it was full for `queue_timeout`.
+    QueueTimeout,
     /// The listener was at `max_connections`.
     ListenerFull,
     /// The PROXY header was malformed, of another version, or late.
@@ -29,13 +31,15 @@ pub enum SessionEnd {
     IntegrityReset,
     /// Its target went down, and sessions of such targets are reset (`on_down`).
     TargetDown,
+    /// It was older than `max_session_age`.
+    MaxAge,
     /// The daemon, the group or the target was drained and the deadline passed.
     Drained,
 }
 
 impl SessionEnd {
     /// Every end, in a fixed order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::ClientReset,
@@ -45,10 +49,12 @@ impl SessionEnd {
         Self::HalfCloseTimeout,
         Self::ConnectFailed,
         Self::NoTarget,
+        Self::QueueTimeout,
         Self::ListenerFull,
         Self::BadProxyHeader,
         Self::IntegrityReset,
         Self::TargetDown,
+        Self::MaxAge,
         Self::Drained,
     ];
 
@@ -59,6 +65,7 @@ impl SessionEnd {
             | Self::TargetClosed
             | Self::ConnectFailed
             | Self::NoTarget
+            | Self::QueueTimeout
             | Self::ListenerFull
             | Self::BadProxyHeader => true,
             Self::ClientReset
@@ -68,6 +75,7 @@ impl SessionEnd {
             | Self::HalfCloseTimeout
             | Self::IntegrityReset
             | Self::TargetDown
+            | Self::MaxAge
             | Self::Drained => false,
         }
     }
@@ -84,10 +92,12 @@ impl SessionEnd {
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::ConnectFailed => "connect_failed",
             Self::NoTarget => "no_target",
+            Self::QueueTimeout => "queue_timeout",
             Self::ListenerFull => "listener_full",
             Self::BadProxyHeader => "bad_proxy_header",
             Self::IntegrityReset => "integrity_reset",
             Self::TargetDown => "target_down",
+            Self::MaxAge => "max_age",
             Self::Drained => "drained",
         }
     }

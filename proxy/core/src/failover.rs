@@ -231,6 +231,11 @@ impl Group {
         }
     }
 
+    /// The operator's word on target `index` alone.
+    pub fn own_admin(&self, index: usize) -> AdminState {
+        self.targets[index].admin
+    }
+
     /// The verdict of the probes on target `index`.
     pub fn health(&self, index: usize) -> Health {
         self.targets[index].monitor.health()

@@ -15,6 +15,7 @@ pub mod failover;
 pub mod health;
 pub mod join;
 pub mod life;
+pub mod orders;
 pub mod packet;
 pub mod pool;
 pub mod select;

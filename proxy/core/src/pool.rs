@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
-use crate::failover::{Change, Group, GroupRules};
+use crate::failover::{AdminState, Change, Group, GroupRules};
 use crate::health::Monitor;
 use crate::select::{GroupSpec, NoTarget, Selector, TargetId};
 
@@ -86,6 +86,26 @@ impl Pool {
     /// Traffic was answered by `id`.
     pub fn served(&mut self, id: TargetId) {
         self.groups[id.group].served(id.target);
+    }
+
+    /// What the operator says of group `index`.
+    pub fn set_admin(&mut self, index: usize, admin: AdminState, now: Duration) -> Vec<Change> {
+        self.change(index, now, |group| group.set_admin(admin, now))
+    }
+
+    /// What the operator says of `id`.
+    pub fn set_target_admin(&mut self, id: TargetId, admin: AdminState, now: Duration) -> Vec<Change> {
+        self.change(id.group, now, |group| group.set_target_admin(id.target, admin, now))
+    }
+
+    /// Gives group `index` another weight.
+    pub fn set_group_weight(&mut self, index: usize, weight: u16) {
+        self.selector.set_group_weight(index, weight);
+    }
+
+    /// Gives `id` another weight.
+    pub fn set_weight(&mut self, id: TargetId, weight: u16) {
+        self.selector.set_weight(id, weight);
     }
 
     /// Carries out what is due at `now`; what changed, by group.

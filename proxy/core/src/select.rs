@@ -171,6 +171,16 @@ impl Selector {
         self.listeners[listener].rank(&self.groups, &[]).is_some()
     }
 
+    /// Whether `listener` could take a session if some target had not all the sessions that it may have.
+    pub fn is_full(&self, listener: usize) -> bool {
+        let full = |group: &Group| {
+            let target =
+                |of: &Target| of.weight() > 0 && of.spec.max_sessions.is_some_and(|most| of.sessions() >= most);
+            group.weight > 0 && group.standing != Standing::Unable && group.targets.iter().any(target)
+        };
+        !self.is_able(listener) && self.listeners[listener].groups.iter().any(|&index| full(&self.groups[index]))
+    }
+
     /// The groups of `listener` that get its new sessions now, each with its weight among them.
     pub fn shares(&self, listener: usize) -> impl Iterator<Item = (usize, u16)> {
         let route = &self.listeners[listener];

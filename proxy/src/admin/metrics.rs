@@ -11,6 +11,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recor
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::Kernel;
+use super::status::shares;
 use crate::fastpath::Fallback;
 use crate::fastpath::packet::PacketPath;
 use crate::net::dial::FailureReason;
@@ -97,7 +98,10 @@ fn describe() {
     describe_counter!("landbridge_datapath_promotions_total", "Directions that were handed to the kernel.");
     describe_counter!("landbridge_datapath_demotions_total", "Directions that came back from the kernel, by reason.");
     describe_gauge!("landbridge_target_sessions", "Sessions that the target has now.");
-    describe_gauge!("landbridge_target_weight", "The target's weight inside its group.");
+    describe_gauge!(
+        "landbridge_target_weight",
+        "The target's weight inside its group: the configuration's or the operator's."
+    );
     describe_gauge!(
         "landbridge_target_up",
         "1 if the target is healthy: neither down, nor ejected, nor unknown to its probes."
@@ -174,7 +178,8 @@ fn publish(shared: &Shared) {
             gauge!("landbridge_target_sessions", &labels).set(shared.sessions(id));
             let up = if healthy(shared, id) { 1.0 } else { 0.0 };
             gauge!("landbridge_target_up", &labels).set(up);
-            gauge!("landbridge_target_weight", &labels).set(target.weight);
+            let weight = shared.pool().selector().weight(id);
+            gauge!("landbridge_target_weight", &labels).set(weight);
             if group.health.is_some() {
                 let probes = &shared.state(id).probes;
                 gauge!("landbridge_probe_seconds", &labels).set(probes.last().as_secs_f64());
@@ -200,11 +205,7 @@ fn publish_packets(path: &PacketPath) {
 /// Which fraction of a listener's new sessions each of its groups gets.
 fn publish_shares(shared: &Shared) {
     for (index, listener) in shared.config.listeners.iter().enumerate() {
-        let shares: Vec<(usize, u16)> = shared.pool().selector().shares(index).collect();
-        let sum: f64 = shares.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        for &group in &listener.groups {
-            let weight = shares.iter().find(|(able, _)| *able == group).map_or(0, |(_, weight)| *weight);
-            let share = if sum > 0.0 { f64::from(weight) / sum } else { 0.0 };
+        for (group, share) in shares(shared, index) {
             let labels = [("listener", listener.name.clone()), ("group", shared.config.groups[group].name.clone())];
             gauge!("landbridge_group_share", &labels).set(share);
         }

@@ -1,8 +1,13 @@
+//! The admin address and, in `control`, the control socket.
+//!
 //! The admin address: `/metrics`, `/livez` and `/readyz`, read-only, for operators and health checks.
 //!
 //! Tasks: one that accepts, one per connection; cancelling loses an answer at most.
 
+pub(crate) mod api;
+pub(crate) mod control;
 mod metrics;
+mod status;
 
 use std::convert::Infallible;
 use std::io;

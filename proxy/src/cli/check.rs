@@ -3,20 +3,32 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Exit;
+use super::{Exit, operate};
 use crate::config::{Config, LoadError};
 
 /// Checks a file: its summary goes to stdout, its problems go to stderr.
 ///
+/// With the control socket of a daemon it also says what a reload would change there.
+///
 /// A file that cannot be read is a failure, one that can be read and is wrong an invalid configuration.
-pub(super) fn check(path: &Path) -> Exit {
+pub(super) fn check(path: &Path, running: Option<&Path>) -> Exit {
     let config = match load(path) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
     match writeln!(io::stdout(), "{}: good: {}", path.display(), summary(&config)) {
-        Ok(()) => Exit::Good,
+        Ok(()) => running.map_or(Exit::Good, |socket| against(socket, path)),
         Err(_) => Exit::Failed,
+    }
+}
+
+fn against(socket: &Path, path: &Path) -> Exit {
+    match std::fs::read_to_string(path) {
+        Ok(text) => operate::plan(socket, text),
+        Err(error) => {
+            eprintln!("cannot read {}: {error}", path.display());
+            Exit::Failed
+        }
     }
 }
 

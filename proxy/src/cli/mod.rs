@@ -1,13 +1,20 @@
 //! The command line: one file per verb. A verb returns how the process should exit; only `main` exits it.
 
 mod check;
+mod client;
 mod doctor;
+mod operate;
 mod run;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use landbridge_core::failover::AdminState;
+
+use crate::config::{ADMIN_SOCKET, units};
 
 /// Joins cloud and on-premises capacity: a layer-4 TCP proxy with a kernel fast path.
 #[derive(Debug, Parser)]
@@ -29,6 +36,35 @@ enum Verb {
     Check {
         /// The configuration file
         file: PathBuf,
+        /// Also says what a reload with it would change
+        #[arg(long)]
+        against_running: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Shows listeners, groups and targets of the running daemon
+    Status {
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Lists the sessions of the running daemon
+    Sessions {
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Changes something until the daemon ends, reloads included
+    #[command(subcommand)]
+    Set(Set),
+    /// Has the running daemon read its configuration file again, and says what has changed
+    Reload {
+        #[command(flatten)]
+        daemon: Daemon,
     },
     /// Says what the kernel offers and whether the fast path works here
     Doctor {
@@ -36,6 +72,40 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Set {
+    /// Gives a group or a target another weight
+    Weight {
+        /// GROUP, or GROUP/TARGET by name or address
+        of: String,
+        /// 0 to 65535; 0: no new sessions
+        weight: u16,
+        /// For so long, such as 30m; then the configuration's weight counts again
+        #[arg(long = "for", value_name = "TIME", value_parser = units::duration)]
+        duration: Option<Duration>,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Has a group or a target take sessions, or not
+    State {
+        /// GROUP, or GROUP/TARGET by name or address
+        of: String,
+        /// active; draining: no new sessions, what is left after runtime.drain_timeout is reset; disabled: all are reset
+        #[arg(value_parser = AdminState::ALL.map(AdminState::label))]
+        state: String,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+}
+
+/// Which daemon is meant.
+#[derive(Debug, Args)]
+struct Daemon {
+    /// The daemon's control socket (admin.socket)
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    socket: PathBuf,
 }
 
 /// How the process exits. Wrong usage exits with 2, which is clap's own.
@@ -63,7 +133,16 @@ impl From<Exit> for ExitCode {
 pub fn execute(arguments: Arguments) -> Exit {
     match arguments.verb {
         Verb::Run { config } => run::run(&config),
-        Verb::Check { file } => check::check(&file),
+        Verb::Check { file, against_running, daemon } => {
+            check::check(&file, against_running.then_some(daemon.socket.as_path()))
+        }
+        Verb::Status { json, daemon } => operate::status(&daemon.socket, json),
+        Verb::Sessions { json, daemon } => operate::sessions(&daemon.socket, json),
+        Verb::Set(Set::Weight { of, weight, duration, daemon }) => {
+            operate::set_weight(&daemon.socket, of, weight, duration)
+        }
+        Verb::Set(Set::State { of, state, daemon }) => operate::set_state(&daemon.socket, of, state),
+        Verb::Reload { daemon } => operate::reload(&daemon.socket),
         // Nobody reads stdout any more: there is nobody to tell either.
         Verb::Doctor { json } => doctor::doctor(json).unwrap_or(Exit::Failed),
     }

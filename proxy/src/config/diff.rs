@@ -97,6 +97,8 @@ fn values(config: &Config) -> BTreeMap<String, String> {
     values.set("runtime", "workers", runtime.workers.map_or(0, usize::from));
     values.set("runtime", "drain_timeout", written(runtime.drain_timeout));
     values.set("admin", "listen", config.admin.listen.map_or_else(|| "off".to_owned(), |address| address.to_string()));
+    let socket = config.admin.socket.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string());
+    values.set("admin", "socket", socket);
     let limits = &config.datapath.limits;
     values.set(
         "datapath",
@@ -141,6 +143,8 @@ impl Values {
         self.set(&of, "datapath", format_args!("{:?}", listener.datapath));
         self.set(&of, "accept_proxy", format_args!("{:?}", listener.accept_proxy));
         self.set(&of, "max_connections", listener.max_connections);
+        self.set(&of, "queue_timeout", written(listener.queue_timeout.unwrap_or_default()));
+        self.set(&of, "max_session_age", written(listener.max_session_age.unwrap_or_default()));
         self.set(&of, "idle_timeout", written(listener.idle_timeout.unwrap_or_default()));
         self.set(&of, "half_close_timeout", written(listener.half_close_timeout.unwrap_or_default()));
         self.tcp(&of, &listener.tcp);

@@ -19,6 +19,16 @@ const MOST_CONNECTIONS: u32 = 1_000_000;
 /// A longer silence than a week is not waited for; "0s" waits for ever.
 const SILENCE_LIMITS: Limits =
     Limits { least: MILLISECOND, most: Duration::from_hours(7 * 24), step: MILLISECOND, zero: Some("never") };
+/// A client that is to wait longer would rather be told to come again.
+const QUEUE_LIMITS: Limits =
+    Limits { least: MILLISECOND, most: Duration::from_hours(1), step: MILLISECOND, zero: Some("no queue") };
+/// Sessions are looked at once a second: see `ages`.
+const AGE_LIMITS: Limits = Limits {
+    least: Duration::from_secs(1),
+    most: Duration::from_hours(30 * 24),
+    step: MILLISECOND,
+    zero: Some("no limit"),
+};
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_mins(5);
 
 const DATAPATHS: &[(&str, Datapath)] = &[
@@ -58,6 +68,8 @@ pub(super) fn read(
     let datapath = table.or("datapath", Datapath::Auto, |v| v.choice(DATAPATHS));
     let accept_proxy = table.or("accept_proxy", AcceptProxy::Off, |v| v.choice(ACCEPT_PROXY));
     let max_connections = table.or("max_connections", MAX_CONNECTIONS, |v| v.number(1..=MOST_CONNECTIONS));
+    let queue_timeout = table.or("queue_timeout", None, |v| v.duration_or_none(&QUEUE_LIMITS));
+    let max_session_age = table.or("max_session_age", None, |v| v.duration_or_none(&AGE_LIMITS));
     let idle_timeout = table.or("idle_timeout", None, |v| v.duration_or_none(&SILENCE_LIMITS));
     let half_close_timeout =
         table.or("half_close_timeout", Some(HALF_CLOSE_TIMEOUT), |v| v.duration_or_none(&SILENCE_LIMITS));
@@ -84,6 +96,8 @@ pub(super) fn read(
         datapath: datapath?,
         accept_proxy: accept_proxy?,
         max_connections: max_connections?,
+        queue_timeout: queue_timeout?,
+        max_session_age: max_session_age?,
         idle_timeout: idle_timeout?,
         half_close_timeout: half_close_timeout?,
         tcp: tcp?,

@@ -31,6 +31,7 @@ mod values;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use landbridge_core::datapath::{Limits, Thresholds};
@@ -40,6 +41,7 @@ use landbridge_core::select::{Balance, TargetId};
 pub use self::binds::overlap;
 pub use self::load::LoadError;
 pub use self::problem::{Problem, Problems};
+pub use self::process::ADMIN_SOCKET;
 
 /// A whole configuration file, valid in itself: every name that is referred to exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub struct Runtime {
 pub struct Admin {
     /// The address of `/metrics`, `/livez` and `/readyz`; `None`: not served.
     pub listen: Option<SocketAddr>,
+    /// The control socket of the command line; `None`: there is none.
+    pub socket: Option<PathBuf>,
 }
 
 /// When `datapath = "auto"` uses what, and what the kernel may hold.
@@ -114,6 +118,10 @@ pub struct Listener {
     pub accept_proxy: AcceptProxy,
     /// Sessions at once over all its addresses; a further client is refused.
     pub max_connections: u32,
+    /// How long a client waits for a place when every target is full; `None`: it is refused at once.
+    pub queue_timeout: Option<Duration>,
+    /// A session is reset at about this age; `None`: never.
+    pub max_session_age: Option<Duration>,
     /// A session without a byte for this long is reset; `None`: never.
     pub idle_timeout: Option<Duration>,
     /// A half-closed session without a byte for this long is reset; `None`: never.

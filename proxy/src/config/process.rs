@@ -2,12 +2,15 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::binds::Binds;
+use super::fault::Fault;
 use super::limits::{Limits, MILLISECOND};
 use super::notes::Noted;
 use super::raw::{Table, Value};
+use super::suggest::quoted;
 use super::{Admin, Runtime, address};
 
 /// More workers than any machine has CPUs to run them; each one costs a thread and a socket per bound address.
@@ -20,6 +23,11 @@ const DRAIN_LIMITS: Limits =
 
 /// On this machine only: metrics tell names and addresses.
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+
+/// Where the command line looks for the control socket: systemd's RuntimeDirectory.
+pub const ADMIN_SOCKET: &str = "/run/landbridge/admin.sock";
+/// The longest path of a Unix socket: sun_path (linux/un.h) is 108 with the final NUL.
+const LONGEST_SOCKET: usize = 107;
 
 /// Reads `[runtime]`.
 pub(super) fn runtime(table: Table<'_>) -> Result<Runtime, Noted> {
@@ -35,8 +43,19 @@ pub(super) fn admin(table: Table<'_>, binds: &mut Binds) -> Result<Admin, Noted>
     if listen == Ok(None) {
         binds.claim_default(ADMIN_LISTEN, "admin.listen");
     }
+    let socket = table.or("socket", Some(PathBuf::from(ADMIN_SOCKET)), |v| v.parse(ADMIN_SOCKET, socket));
     table.finish();
-    Ok(Admin { listen: listen?.unwrap_or(Some(ADMIN_LISTEN)) })
+    Ok(Admin { listen: listen?.unwrap_or(Some(ADMIN_LISTEN)), socket: socket? })
+}
+
+/// A path that does not depend on where the daemon was started, or `off`.
+fn socket(text: &str) -> Result<Option<PathBuf>, Fault> {
+    let remedy = "give an absolute path of at most 107 bytes, such as \"/run/landbridge/admin.sock\", or \"off\"";
+    match text {
+        "off" => Ok(None),
+        path if path.starts_with('/') && path.len() <= LONGEST_SOCKET && !path.contains('\0') => Ok(Some(path.into())),
+        _ => Err(Fault::new(format!("{} cannot be the path of a socket", quoted(text)), remedy)),
+    }
 }
 
 fn admin_listen(value: &Value<'_>, binds: &mut Binds) -> Result<Option<SocketAddr>, Noted> {

@@ -199,9 +199,9 @@ target = [{ address = "10.0.0.1:80" }, { address = "[::1]:8000" }]
         text: After(
             0,
             r#"[admin]
-socket = "/run/x.sock""#,
+socket = "run/x.sock""#,
         ),
-        problems: &[("admin.socket", 2, "not yet supported", "remove it")],
+        problems: &[("admin.socket", 2, r#""run/x.sock" cannot be the path of a socket"#, "give an absolute path")],
     },
     Case {
         name: "string without quotes",

@@ -262,6 +262,22 @@ fn a_target_that_came_back_is_not_filled_faster_than_its_share() {
 }
 
 #[test]
+fn a_listener_is_full_when_only_limits_stand_in_the_way() {
+    let mut spec = group(0, 1, Balance::WeightedRoundRobin, &[1, 1]);
+    spec.targets[0].max_sessions = Some(1);
+    let mut selector = one_listener(vec![spec]);
+    selector.set_percent(id(0, 1), 0);
+    assert!(!selector.is_full(0));
+    selector.select(0, CLIENT, &[]).unwrap();
+    assert!(selector.is_full(0) && !selector.is_able(0));
+    selector.set_standing(0, Standing::Unable);
+    assert!(!selector.is_full(0), "nothing would change if a session ended");
+    selector.set_standing(0, Standing::Able);
+    selector.set_percent(id(0, 1), 100);
+    assert!(!selector.is_full(0), "the other target has no limit");
+}
+
+#[test]
 fn weights_can_be_changed_while_it_runs() {
     let groups =
         vec![group(0, 1, Balance::WeightedRoundRobin, &[1, 1]), group(0, 1, Balance::WeightedRoundRobin, &[1])];

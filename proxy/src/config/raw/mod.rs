@@ -163,13 +163,7 @@ impl<'d> Table<'d> {
             // header that mentions it.
             let start = if value.get_ref().is_table() { value.span().start } else { key.span().start };
             let line = self.document.lines.of_offset(start);
-            let place = self.place.key(name, line);
-            match super::not_yet::find_key(&place.option()) {
-                Some(entry) => {
-                    place.wrong(entry.what(), entry.instead);
-                }
-                None => self.place.unknown_key(name, line),
-            }
+            self.place.unknown_key(name, line);
         }
     }
 

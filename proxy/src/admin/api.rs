@@ -1,0 +1,123 @@
+//! What goes over the control socket: JSON, the same for the daemon and its command line.
+
+use serde::{Deserialize, Serialize};
+
+/// The answer to `GET /status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Of the daemon.
+    pub(crate) version: String,
+    /// Counts reloads from 0.
+    pub(crate) generation: u64,
+    /// `serving`, `draining` or `ending`.
+    pub(crate) phase: String,
+    /// Whether the last reload was good.
+    pub(crate) last_reload_good: bool,
+    pub(crate) listeners: Vec<ListenerStatus>,
+    pub(crate) groups: Vec<GroupStatus>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ListenerStatus {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<String>,
+    /// Whether it has a target for the next session.
+    pub(crate) able: bool,
+    /// Which fraction of its new sessions each of its groups gets.
+    pub(crate) shares: Vec<Share>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Share {
+    pub(crate) group: String,
+    pub(crate) share: f64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct GroupStatus {
+    pub(crate) name: String,
+    pub(crate) tier: u16,
+    pub(crate) weight: WeightStatus,
+    /// What the operator says: `active`, `draining` or `disabled`.
+    pub(crate) state: String,
+    /// What follows from health and state: `able`, `held` or `unable`.
+    pub(crate) standing: String,
+    pub(crate) targets: Vec<TargetStatus>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WeightStatus {
+    pub(crate) weight: u16,
+    /// `config` or `operator`.
+    pub(crate) origin: String,
+    /// How long an operator's weight still lasts, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TargetStatus {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) weight: WeightStatus,
+    /// How much of the weight counts now, in percent; 0: no new sessions.
+    pub(crate) percent: u8,
+    pub(crate) state: String,
+    /// What the probes say: `up`, `down` or `unknown`.
+    pub(crate) health: String,
+    /// Whether failures of traffic have taken it out.
+    pub(crate) ejected: bool,
+    pub(crate) sessions: u32,
+    /// Why the last probe was bad, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_failure: Option<String>,
+    /// When the sessions that are left are reset, in milliseconds from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ends_in_ms: Option<u64>,
+}
+
+/// One line of the answer to `GET /sessions`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionStatus {
+    pub(crate) listener: String,
+    pub(crate) client: String,
+    pub(crate) group: String,
+    pub(crate) target: String,
+    /// Since its target was chosen.
+    pub(crate) age_ms: u64,
+}
+
+/// The body of `POST /weight`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SetWeight {
+    /// `GROUP` or `GROUP/TARGET`.
+    pub(crate) of: String,
+    pub(crate) weight: u16,
+    /// For how long; without it until the daemon ends.
+    #[serde(default)]
+    pub(crate) for_ms: Option<u64>,
+}
+
+/// The body of `POST /state`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SetState {
+    /// `GROUP` or `GROUP/TARGET`.
+    pub(crate) of: String,
+    /// `active`, `draining` or `disabled`.
+    pub(crate) state: String,
+}
+
+/// The answer to `POST /reload` and `POST /plan`: what has changed, or would.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Changes {
+    pub(crate) changes: Vec<String>,
+}
+
+/// The answer to a request that was refused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    /// Why, and what would be right.
+    pub(crate) error: String,
+}

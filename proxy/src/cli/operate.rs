@@ -1,0 +1,135 @@
+//! The verbs that talk to a running daemon: `status`, `sessions`, `set weight`, `set state`, `reload`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::client::{self, ClientError};
+use super::{Exit, table};
+use crate::admin::api::{Changes, GroupStatus, SessionStatus, SetState, SetWeight, Status, TargetStatus, WeightStatus};
+use crate::config::units::written;
+
+/// `landbridge status`
+pub(super) fn status(socket: &Path, json: bool) -> Exit {
+    told(client::get::<Status>(socket, "/status"), json, status_text)
+}
+
+/// `landbridge sessions`
+pub(super) fn sessions(socket: &Path, json: bool) -> Exit {
+    told(client::get::<Vec<SessionStatus>>(socket, "/sessions"), json, |sessions| {
+        let row = |of: &SessionStatus| {
+            let target = format!("{}/{}", of.group, of.target);
+            [of.client.clone(), of.listener.clone(), target, whole_seconds(of.age_ms)]
+        };
+        table::aligned(["CLIENT", "LISTENER", "TARGET", "AGE"], sessions.iter().map(row))
+    })
+}
+
+/// `landbridge set weight`
+pub(super) fn set_weight(socket: &Path, of: String, weight: u16, duration: Option<Duration>) -> Exit {
+    let for_ms = duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    told(client::post::<Status>(socket, "/weight", &SetWeight { of, weight, for_ms }), false, status_text)
+}
+
+/// `landbridge set state`
+pub(super) fn set_state(socket: &Path, of: String, state: String) -> Exit {
+    told(client::post::<Status>(socket, "/state", &SetState { of, state }), false, status_text)
+}
+
+/// `landbridge reload`
+pub(super) fn reload(socket: &Path) -> Exit {
+    told(client::post::<Changes>(socket, "/reload", &()), false, |changes| lines(changes, "nothing has changed"))
+}
+
+/// What a file would change: `landbridge check --against-running`.
+pub(super) fn plan(socket: &Path, text: String) -> Exit {
+    told(client::post_text::<Changes>(socket, "/plan", text), false, |changes| lines(changes, "nothing would change"))
+}
+
+fn lines(Changes { changes }: &Changes, nothing: &str) -> String {
+    match changes.is_empty() {
+        true => format!("{nothing}\n"),
+        false => changes.iter().map(|change| format!("{change}\n")).collect(),
+    }
+}
+
+/// Prints an answer to stdout, or an error to stderr.
+fn told<T: Serialize + DeserializeOwned>(
+    answer: Result<T, ClientError>,
+    json: bool,
+    text: impl FnOnce(&T) -> String,
+) -> Exit {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            eprintln!("{error}");
+            return Exit::Failed;
+        }
+    };
+    let text = match json {
+        true => serde_json::to_string_pretty(&answer).map(|text| text + "\n").map_err(io::Error::from),
+        false => Ok(text(&answer)),
+    };
+    match text.and_then(|text| io::stdout().write_all(text.as_bytes())) {
+        Ok(()) => Exit::Good,
+        // Nobody reads stdout any more: there is nobody to tell either.
+        Err(_) => Exit::Failed,
+    }
+}
+
+fn status_text(status: &Status) -> String {
+    let mut text = format!("landbridge {} {}, generation {}", status.version, status.phase, status.generation);
+    text += if status.last_reload_good { "\n\n" } else { "; the last reload failed, see the log\n\n" };
+    let listeners = status.listeners.iter().map(|listener| {
+        let shares = listener.shares.iter().map(|of| format!("{} {:.0}%", of.group, of.share * 100.0));
+        let able = if listener.able { "serves" } else { "refuses" };
+        let addresses = listener.addresses.join(" ");
+        [listener.name.clone(), addresses, able.to_owned(), shares.collect::<Vec<_>>().join(", ")]
+    });
+    text += &table::aligned(["LISTENER", "ADDRESSES", "NOW", "SHARES"], listeners);
+    text += "\n";
+    let groups = status.groups.iter().map(|group| {
+        let GroupStatus { name, tier, weight, state, standing, .. } = group;
+        [name.clone(), tier.to_string(), weighed(weight), state.clone(), standing.clone()]
+    });
+    text += &table::aligned(["GROUP", "TIER", "WEIGHT", "STATE", "STANDING"], groups);
+    text += "\n";
+    let targets = status.groups.iter().flat_map(|group| group.targets.iter().map(|of| target_row(&group.name, of)));
+    text + &table::aligned(["TARGET", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SESSIONS", "REMARK"], targets)
+}
+
+fn target_row(group: &str, target: &TargetStatus) -> [String; 7] {
+    let health = if target.ejected { "ejected".to_owned() } else { target.health.clone() };
+    let mut remarks = Vec::new();
+    if (1..100).contains(&target.percent) {
+        remarks.push(format!("starting, at {}%", target.percent));
+    }
+    if let Some(left) = target.ends_in_ms.filter(|_| target.sessions > 0) {
+        remarks.push(format!("sessions end in {}", whole_seconds(left)));
+    }
+    remarks.extend(target.last_failure.clone());
+    [
+        format!("{group}/{}", target.name),
+        target.address.clone(),
+        weighed(&target.weight),
+        target.state.clone(),
+        health,
+        target.sessions.to_string(),
+        remarks.join("; "),
+    ]
+}
+
+fn weighed(WeightStatus { weight, origin, left_ms }: &WeightStatus) -> String {
+    match left_ms {
+        Some(left) => format!("{weight} ({origin}, {} left)", whole_seconds(*left)),
+        None if origin == "config" => weight.to_string(),
+        None => format!("{weight} ({origin})"),
+    }
+}
+
+fn whole_seconds(millis: u64) -> String {
+    written(Duration::from_secs(millis / 1_000))
+}

@@ -1,0 +1,185 @@
+//! Orders of the operator at run time: weights and states of groups and targets, apart from the configuration.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use landbridge_core::end::SessionEnd;
+use landbridge_core::failover::AdminState;
+use landbridge_core::orders::{Orders, Subject, Weight};
+use landbridge_core::select::TargetId;
+use tracing::info;
+
+use crate::config::OnDown;
+use crate::shared::Shared;
+
+/// A name that is no group or target of the running configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unknown {
+    /// No such group.
+    #[error("there is no group \"{name}\"; the groups are {known}")]
+    Group {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// No such target in the group.
+    #[error("group \"{group}\" has no target \"{name}\"; its targets are {known}")]
+    Target {
+        /// Where it was looked for.
+        group: String,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+}
+
+/// A group or one of its targets, by index.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Group(usize),
+    Target(TargetId),
+}
+
+impl Shared {
+    /// Gives `of`, `GROUP` or `GROUP/TARGET`, a weight for some time, or until the daemon ends.
+    pub(crate) fn order_weight(&self, of: &str, weight: u16, duration: Option<Duration>) -> Result<(), Unknown> {
+        let found = self.find(of)?;
+        let until = duration.map(|duration| self.now().saturating_add(duration));
+        self.orders().set_weight(self.subject(found), Weight { weight, until });
+        self.weigh(found, weight);
+        self.call_waiting();
+        info!(of, weight, duration = ?duration, "weight ordered");
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Gives `of`, `GROUP` or `GROUP/TARGET`, a state, and does what that means for its sessions.
+    pub(crate) fn order_state(&self, of: &str, state: AdminState) -> Result<(), Unknown> {
+        let found = self.find(of)?;
+        self.orders().set_state(self.subject(found), state);
+        info!(of, state = state.label(), "state ordered");
+        self.set_state(found, state);
+        let targets = match found {
+            Found::Target(id) => vec![id],
+            Found::Group(group) => self.config.target_ids().filter(|id| id.group == group).collect(),
+        };
+        for id in targets {
+            match self.admin_state(id) {
+                AdminState::Active => self.state(id).stop_ending(),
+                AdminState::Draining => self.end_sessions(id, OnDown::Drain, SessionEnd::Drained),
+                AdminState::Disabled => self.end_sessions(id, OnDown::Reset, SessionEnd::Drained),
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out, on a new configuration, what was ordered before.
+    pub(crate) fn follow_orders(&self) {
+        let groups = (0..self.config.groups.len()).map(Found::Group);
+        for found in groups.chain(self.config.target_ids().map(Found::Target)) {
+            let subject = self.subject(found);
+            let (weight, state) = {
+                let orders = self.orders();
+                (orders.weight(&subject), orders.state(&subject))
+            };
+            if let Some(Weight { weight, .. }) = weight {
+                self.weigh(found, weight);
+            }
+            let current = match found {
+                Found::Group(index) => self.pool().group(index).admin(),
+                Found::Target(id) => self.pool().group(id.group).own_admin(id.target),
+            };
+            if state != current {
+                self.set_state(found, state);
+            }
+        }
+    }
+
+    /// Ends the weights whose time is up.
+    pub(crate) fn expire_orders(&self) {
+        let expired = self.orders().expire(self.now());
+        for subject in expired {
+            let name = match subject.target {
+                Some(address) => format!("{}/{address}", subject.group),
+                None => subject.group,
+            };
+            if let Ok(found) = self.find(&name) {
+                self.weigh(found, self.configured_weight(found));
+            }
+            info!(of = name, "the ordered weight is over");
+        }
+    }
+
+    /// When a weight is over.
+    pub(crate) fn orders_deadline(&self) -> Option<Duration> {
+        self.orders().deadline()
+    }
+
+    /// Whether the operator has ordered a weight, and how long it still lasts if not for good.
+    pub(crate) fn ordered_weight(&self, group: &str, target: Option<SocketAddr>) -> Option<Option<Duration>> {
+        let ordered = self.orders().weight(&Subject { group: group.to_owned(), target })?;
+        Some(ordered.until.map(|until| until.saturating_sub(self.now())))
+    }
+
+    fn weigh(&self, found: Found, weight: u16) {
+        match found {
+            Found::Group(index) => self.pool().set_group_weight(index, weight),
+            Found::Target(id) => self.pool().set_weight(id, weight),
+        }
+    }
+
+    fn configured_weight(&self, found: Found) -> u16 {
+        match found {
+            Found::Group(index) => self.config.groups[index].weight,
+            Found::Target(id) => self.target(id).1.weight,
+        }
+    }
+
+    fn set_state(&self, found: Found, state: AdminState) {
+        let now = self.now();
+        let (group, changes) = match found {
+            Found::Group(index) => (index, self.pool().set_admin(index, state, now)),
+            Found::Target(id) => (id.group, self.pool().set_target_admin(id, state, now)),
+        };
+        self.follow(group, &changes, None);
+    }
+
+    /// The group or target that `of` names, the target by its name or address.
+    fn find(&self, of: &str) -> Result<Found, Unknown> {
+        let (name, target) = of.split_once('/').map_or((of, None), |(group, target)| (group, Some(target)));
+        let listed = |names: &mut dyn Iterator<Item = String>| names.collect::<Vec<_>>().join(", ");
+        let index = self.config.groups.iter().position(|group| group.name == name).ok_or_else(|| Unknown::Group {
+            name: name.to_owned(),
+            known: listed(&mut self.config.groups.iter().map(|group| group.name.clone())),
+        })?;
+        let Some(target) = target else { return Ok(Found::Group(index)) };
+        let targets = &self.config.groups[index].targets;
+        let named = targets.iter().position(|of| of.name == target);
+        let found = named.or_else(|| targets.iter().position(|of| of.address.to_string() == target));
+        let found = found.ok_or_else(|| Unknown::Target {
+            group: name.to_owned(),
+            name: target.to_owned(),
+            known: listed(&mut targets.iter().map(|of| of.name.clone())),
+        })?;
+        Ok(Found::Target(TargetId { group: index, target: found }))
+    }
+
+    fn subject(&self, found: Found) -> Subject {
+        let (group, target) = match found {
+            Found::Group(index) => (&self.config.groups[index], None),
+            Found::Target(id) => {
+                let (group, target) = self.target(id);
+                (group, Some(target.address))
+            }
+        };
+        Subject { group: group.name.clone(), target }
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        // An order is one assignment: a panic leaves none half done.
+        Arc::as_ref(&self.orders).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,262 @@
+//! The control socket: what the operator sees and changes while the daemon runs.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use landbridge_tests::targets::{Checked, Echo, Scripted};
+use landbridge_tests::{Config, Daemon, Ending, Group, Host, Net, PATIENCE, Process, SocketExt, binary, eventually};
+use serde_json::Value;
+
+const TRAFFIC: u16 = 9000;
+
+/// One group with two targets that say their letters.
+struct Pair {
+    net: Net,
+    targets: [Scripted<()>; 2],
+}
+
+impl Pair {
+    fn start() -> Result<Self> {
+        let net = Net::new(1)?;
+        let target = |port, name| Scripted::named(&net.targets[0], port, name);
+        let targets = [target(TRAFFIC, "a")?, target(9001, "b")?];
+        Ok(Self { net, targets })
+    }
+
+    fn config(&self) -> Config {
+        let group = Group::new("onprem").target_with(self.targets[0].address(), "name = \"first\"");
+        Config::new([group.target(self.targets[1].address())])
+    }
+
+    fn sessions(&self, daemon: &Daemon, count: usize) -> Result<(Vec<TcpStream>, BTreeMap<char, usize>)> {
+        let mut streams = Vec::new();
+        let mut shares = BTreeMap::new();
+        for _ in 0..count {
+            let mut stream = self.net.client.connect(daemon.v4())?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut name = [0];
+            stream.read_exact(&mut name)?;
+            *shares.entry(char::from(name[0])).or_default() += 1;
+            streams.push(stream);
+        }
+        Ok((streams, shares))
+    }
+}
+
+fn status(daemon: &Daemon) -> Result<Value> {
+    Ok(serde_json::from_str(&daemon.cli_good(&["status", "--json"])?)?)
+}
+
+fn run(host: &Host, arguments: &[&str]) -> Result<landbridge_tests::Finished> {
+    let mut command = host.command(binary("landbridge")?);
+    Process::start("landbridge", command.args(arguments))?.finish(PATIENCE)
+}
+
+#[test]
+fn status_tells_what_runs() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let check = Checked::start(&net.targets[0], 9100)?;
+    let onprem = Group::new("onprem").health("port = 9100").health("interval = \"50ms\"").target(echo.address());
+    let aws = Group::new("aws").with("tier = 3").target(net.targets[0].v4(9007));
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([onprem, aws]))?;
+    let mut session = net.client.connect(daemon.v4())?;
+    session.expect_echo(b"in")?;
+    let seen = status(&daemon)?;
+    assert_eq!(seen["phase"], "serving");
+    assert_eq!(seen["listeners"][0]["shares"][0]["share"], 1.0);
+    assert_eq!(seen["groups"][1]["tier"], 3);
+    let target = &seen["groups"][0]["targets"][0];
+    assert_eq!((&target["health"], &target["sessions"], &target["percent"]), (&"up".into(), &1.into(), &100.into()));
+    let text = daemon.cli_good(&["status"])?;
+    for word in ["serving", "main", "onprem", "100%", "up"] {
+        ensure!(text.contains(word), "{word} is not in\n{text}");
+    }
+
+    check.answer(503);
+    eventually("the status tells why it is down", || {
+        let seen = status(&daemon)?;
+        let target = &seen["groups"][0]["targets"][0];
+        let why = target["last_failure"].as_str().context("no reason yet")?;
+        ensure!(
+            target["health"] == "down" && why.contains("503") && seen["groups"][0]["standing"] == "unable",
+            "{seen}"
+        );
+        ensure!(daemon.cli_good(&["status"])?.contains("answered 503"));
+        Ok(())
+    })?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn sessions_are_listed() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    let (streams, _) = pair.sessions(&daemon, 3)?;
+    let listed: Value = serde_json::from_str(&daemon.cli_good(&["sessions", "--json"])?)?;
+    let listed = listed.as_array().context("a list")?;
+    assert_eq!(listed.len(), 3);
+    for stream in &streams {
+        let client = stream.local_addr()?.to_string();
+        ensure!(listed.iter().any(|of| of["client"] == client.as_str() && of["listener"] == "main"), "{listed:?}");
+    }
+    ensure!(daemon.cli_good(&["sessions"])?.contains("onprem/first"));
+    drop(streams);
+    eventually("none is left", || {
+        let listed: Value = serde_json::from_str(&daemon.cli_good(&["sessions", "--json"])?)?;
+        ensure!(listed.as_array().is_some_and(Vec::is_empty), "{listed}");
+        Ok(())
+    })?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn weights_change_at_once_and_outlast_reloads() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    daemon.cli_good(&["set", "weight", "onprem/first", "4"])?;
+    assert_eq!(pair.sessions(&daemon, 10)?.1, BTreeMap::from([('a', 8), ('b', 2)]));
+    daemon.reload(&pair.config())?;
+    assert_eq!(pair.sessions(&daemon, 10)?.1, BTreeMap::from([('a', 8), ('b', 2)]));
+    let weight = status(&daemon)?["groups"][0]["targets"][0]["weight"].clone();
+    assert_eq!((&weight["weight"], &weight["origin"]), (&4.into(), &"operator".into()));
+    daemon.wait_metric("landbridge_target_weight", &[("target", "first")], 4.0)?;
+
+    // By its address, and for a while only.
+    let other = format!("onprem/{}", pair.targets[1].address());
+    let text = daemon.cli_good(&["set", "weight", &other, "0", "--for", "600ms"])?;
+    ensure!(text.contains("0 (operator"), "{text}");
+    assert_eq!(pair.sessions(&daemon, 4)?.1, BTreeMap::from([('a', 4)]));
+    let since = Instant::now();
+    daemon.reload(&pair.config())?;
+    daemon.wait_metric("landbridge_target_weight", &[("target", &pair.targets[1].address().to_string())], 1.0)?;
+    ensure!(since.elapsed() < Duration::from_secs(5));
+    assert_eq!(status(&daemon)?["groups"][0]["targets"][1]["weight"]["origin"], "config");
+    assert_eq!(pair.sessions(&daemon, 10)?.1, BTreeMap::from([('a', 8), ('b', 2)]));
+
+    daemon.cli_good(&["set", "weight", "onprem", "0"])?;
+    ensure!(pair.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty(), "a group of weight 0 takes nothing");
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn one_target_drains_with_a_deadline_and_progress() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config().runtime("drain_timeout = \"900ms\""))?;
+    let (mut streams, shares) = pair.sessions(&daemon, 4)?;
+    assert_eq!(shares, BTreeMap::from([('a', 2), ('b', 2)]));
+    let since = Instant::now();
+    daemon.cli_good(&["set", "state", "onprem/first", "draining"])?;
+    assert_eq!(pair.sessions(&daemon, 3)?.1, BTreeMap::from([('b', 3)]));
+    let target = status(&daemon)?["groups"][0]["targets"][0].clone();
+    ensure!(target["state"] == "draining" && target["sessions"] == 2, "{target}");
+    ensure!(target["ends_in_ms"].as_u64().is_some_and(|left| left <= 900), "{target}");
+    // The first of them finishes in time.
+    streams[0].finish_writing()?;
+    streams[0].expect_ending(Ending::Closed)?;
+    streams[2].expect_ending(Ending::Reset)?;
+    ensure!(since.elapsed() >= Duration::from_millis(900), "{:?}", since.elapsed());
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "drained")], 1.0)?;
+    streams[1].expect_quiet(Duration::from_millis(1))?;
+
+    // The state outlasts a reload, and an active target serves at once.
+    daemon.reload(&pair.config())?;
+    assert_eq!(pair.sessions(&daemon, 3)?.1, BTreeMap::from([('b', 3)]));
+    daemon.cli_good(&["set", "state", "onprem/first", "active"])?;
+    assert_eq!(pair.sessions(&daemon, 4)?.1, BTreeMap::from([('a', 2), ('b', 2)]));
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn a_disabled_group_has_no_sessions_and_no_probes() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let check = Checked::start(&net.targets[0], 9100)?;
+    let group = Group::new("onprem").health("port = 9100").health("interval = \"50ms\"").target(echo.address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let mut session = net.client.connect(daemon.v4())?;
+    session.expect_echo(b"in")?;
+    daemon.cli_good(&["set", "state", "onprem", "disabled"])?;
+    session.expect_ending(Ending::Reset)?;
+    daemon.wait_ended(1, "drained")?;
+    assert_eq!(daemon.get("/readyz")?.0, 503);
+    let asked = check.asked();
+    // One probe may have been on its way.
+    net.client.connect(daemon.v4())?.expect_quiet(Duration::from_millis(400)).ok();
+    ensure!(check.asked() <= asked + 1, "it was probed {} times", check.asked() - asked);
+    daemon.cli_good(&["set", "state", "onprem", "active"])?;
+    net.client.connect(daemon.v4())?.expect_echo(b"in again")?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn a_reload_and_its_plan_are_told() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    assert_eq!(daemon.cli_good(&["reload"])?, "nothing has changed\n");
+    daemon.change(&pair.config().listener("max_connections = 7"))?;
+    let file = daemon.file().display().to_string();
+    let plan = daemon.cli_good(&["check", &file, "--against-running"])?;
+    ensure!(plan.contains("~ listener main: max_connections: 20000 -> 7"), "{plan}");
+    assert_eq!(status(&daemon)?["generation"], 1);
+    let told = daemon.cli_good(&["reload"])?;
+    assert_eq!(told, "~ listener main: max_connections: 20000 -> 7\n");
+    ensure!(daemon.cli_good(&["check", &file, "--against-running"])?.contains("nothing would change"));
+
+    std::fs::write(daemon.file(), "[[listener]]\nname = 7\n")?;
+    let refused = daemon.cli(&["reload"])?;
+    ensure!(refused.code() == 1 && refused.stderr.contains("7 is a whole number, not a string"), "{refused:?}");
+    daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
+    assert_eq!(daemon.cli(&["check", &file, "--against-running"])?.code(), 78);
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn what_does_not_exist_is_refused_with_what_does() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    for (arguments, code, said) in [
+        (&["set", "weight", "on-prem", "4"][..], 1, "the groups are onprem"),
+        (&["set", "weight", "onprem/third", "4"], 1, "its targets are first"),
+        (&["set", "weight", "onprem", "65536"], 2, "65536"),
+        (&["set", "weight", "onprem", "4", "--for", "soon"], 2, "soon"),
+        (&["set", "state", "onprem", "asleep"], 2, "draining"),
+    ] {
+        let finished = daemon.cli(arguments)?;
+        ensure!(finished.code() == code && finished.stderr.contains(said), "{arguments:?}: {finished:?}");
+    }
+    daemon.stop_at_once()?;
+    let gone = daemon.cli(&["status"])?;
+    ensure!(gone.code() == 1 && gone.stderr.contains("does it run"), "{gone:?}");
+    Ok(())
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group_and_taken_over_only_from_the_dead() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    let mode = std::fs::metadata(daemon.socket())?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let socket = daemon.socket();
+    daemon.stop_at_once()?;
+
+    // What a daemon leaves behind that was killed.
+    std::fs::remove_file(&socket).ok();
+    drop(UnixListener::bind(&socket)?);
+    let config = format!("{}", pair.config()).replace("\"off\"", &format!("{:?}", socket.display().to_string()));
+    let file = socket.with_file_name("stale.toml");
+    std::fs::write(&file, config)?;
+    let mut command = pair.net.proxy.command(binary("landbridge")?);
+    let process = Process::start("landbridge", command.arg("run").arg("--config").arg(&file))?;
+    let answers = || run(&pair.net.proxy, &["status", "--socket", &socket.display().to_string()]);
+    eventually("the new daemon answers", || {
+        let finished = answers()?;
+        ensure!(finished.code() == 0, "{finished:?} {}", process.stderr());
+        Ok(())
+    })
+}

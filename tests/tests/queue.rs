@@ -1,0 +1,106 @@
+//! Targets with a limit of sessions and clients that wait for a place; sessions with a limit of age.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use landbridge_tests::targets::Echo;
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt};
+
+const SESSIONS: &str = "landbridge_sessions_total";
+
+fn limited(net: &Net, echo: &Echo, queue: &str) -> Result<Daemon> {
+    let group = Group::new("onprem").target_with(echo.address(), "max_connections = 1");
+    Daemon::start(&net.proxy, &Config::new([group]).listener(&format!("queue_timeout = {queue:?}")))
+}
+
+#[test]
+fn clients_wait_for_a_place_in_the_order_of_their_arrival() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = limited(&net, &echo, "1m")?;
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = net.client.connect(daemon.v4())?;
+        if number == 0 {
+            client.expect_echo(b"the first")?;
+        } else {
+            std::io::Write::write_all(&mut client, b"in turn")?;
+            client.expect_quiet(Duration::from_millis(50))?;
+        }
+        clients.push(client);
+    }
+    daemon.wait_metric("landbridge_target_sessions", &[], 1.0)?;
+    for _ in 0..3 {
+        drop(clients.remove(0));
+        clients[0].expect(b"in turn")?;
+        for later in &mut clients[1..] {
+            later.expect_quiet(Duration::from_millis(20))?;
+        }
+    }
+    assert_eq!(daemon.metrics()?.value("landbridge_target_connects_total", &[]), 4.0);
+    drop(clients);
+    daemon.wait_ended(4, "client_closed")?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn a_client_does_not_wait_for_ever() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = limited(&net, &echo, "300ms")?;
+    let mut first = net.client.connect(daemon.v4())?;
+    first.expect_echo(b"in")?;
+    let since = Instant::now();
+    ensure!(net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty());
+    ensure!(since.elapsed() >= Duration::from_millis(300), "{:?}", since.elapsed());
+    daemon.wait_metric(SESSIONS, &[("end", "queue_timeout")], 1.0)?;
+    first.expect_echo(b"still in")?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn without_a_queue_a_client_is_refused_at_once() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = limited(&net, &echo, "0s")?;
+    let mut first = net.client.connect(daemon.v4())?;
+    first.expect_echo(b"in")?;
+    ensure!(net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty());
+    daemon.wait_metric(SESSIONS, &[("end", "no_target")], 1.0)?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn a_client_that_leaves_the_queue_makes_room_in_it() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = limited(&net, &echo, "1m")?;
+    let mut first = net.client.connect(daemon.v4())?;
+    first.expect_echo(b"in")?;
+    let impatient = net.client.connect(daemon.v4())?;
+    impatient.peer_addr()?;
+    let mut patient = net.client.connect(daemon.v4())?;
+    std::io::Write::write_all(&mut patient, b"in turn")?;
+    patient.expect_quiet(Duration::from_millis(100))?;
+    impatient.reset()?;
+    daemon.wait_metric(SESSIONS, &[("end", "client_gone")], 1.0)?;
+    drop(first);
+    patient.expect(b"in turn")?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn sessions_end_at_about_their_limit_of_age() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let config = Config::single(echo.address()).listener("max_session_age = \"1s\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut session = net.client.connect(daemon.v4())?;
+    session.expect_echo(b"young")?;
+    let since = Instant::now();
+    session.expect_ending(Ending::Reset)?;
+    // A tenth less at the earliest; and ages are looked at once a second.
+    ensure!(since.elapsed() >= Duration::from_millis(850), "{:?}", since.elapsed());
+    daemon.wait_ended(1, "max_age")?;
+    daemon.stop_at_once().map(drop)
+}
