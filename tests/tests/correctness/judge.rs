@@ -114,7 +114,8 @@ fn demotions(metrics: &Metrics, limits: Limits) -> Result<()> {
     let [for_load, at_the_end] = [demoted(&["behind", "bulk"]), demoted(&["ended"])];
     let counts = || format!("{}\n{}", metrics.lines(PROMOTIONS), metrics.lines(DEMOTIONS));
     ensure!(metrics.value(PROMOTIONS, &[]) >= for_load + at_the_end, "more came back than went\n{}", counts());
-    ensure!(at_the_end > 0.0, "no stream ended in the kernel\n{}", counts());
+    // Chance can drive all of them out before.
+    ensure!(at_the_end > 0.0 || limits == Limits::Random, "no stream ended in the kernel\n{}", counts());
     match limits {
         Limits::Tiny => {
             ensure!(for_load > SESSIONS as f64 / 2.0 && for_load > at_the_end, "few demotions\n{}", counts());
