@@ -5,7 +5,8 @@ use landbridge_tests::crowd::{Crowd, Outcome, Outcomes, Reset, Role};
 use landbridge_tests::{Daemon, Metrics, eventually};
 
 use crate::limits::Limits;
-use crate::{SESSIONS, Way};
+use crate::network::Network;
+use crate::{Case, SESSIONS};
 
 const ENDS: &str = "landbridge_sessions_total";
 const BYTES: &str = "landbridge_bytes_total";
@@ -25,7 +26,7 @@ pub(crate) fn counted(daemon: &Daemon) -> String {
 }
 
 /// Compares the daemon's counters with what the two ends of all sessions saw.
-pub(crate) fn judge(daemon: &Daemon, crowd: &Crowd, outcomes: &Outcomes, way: Way, limits: Limits) -> Result<()> {
+pub(crate) fn judge(daemon: &Daemon, crowd: &Crowd, outcomes: &Outcomes, case: Case) -> Result<()> {
     let unseen = unseen(crowd, outcomes);
     let metrics = eventually("all sessions have ended", || {
         let metrics = daemon.metrics()?;
@@ -39,7 +40,7 @@ pub(crate) fn judge(daemon: &Daemon, crowd: &Crowd, outcomes: &Outcomes, way: Wa
     ensure!(doubts == 0.0, "{doubts} sessions were reset because their bytes did not agree");
     ends(&metrics, crowd, unseen)?;
     bytes(&metrics, outcomes)?;
-    carriers(&metrics, way, limits)
+    carriers(&metrics, case)
 }
 
 /// Sessions that no target saw because their client reset them at once. On a bad network its reset can be the first packet
@@ -83,7 +84,7 @@ fn bytes(metrics: &Metrics, Outcomes { clients, targets }: &Outcomes) -> Result<
 }
 
 /// The bytes went the way that the datapath stands for, and changed it as the limits demand.
-fn carriers(metrics: &Metrics, way: Way, limits: Limits) -> Result<()> {
+fn carriers(metrics: &Metrics, Case { way, network, limits }: Case) -> Result<()> {
     let carried = |by| metrics.value(BYTES, &[("datapath", by)]);
     let [copied, spliced, redirected, joined] = ["copy", "splice", "sockmap", "packet"].map(carried);
     let sum = copied + spliced + redirected + joined;
@@ -101,7 +102,11 @@ fn carriers(metrics: &Metrics, way: Way, limits: Limits) -> Result<()> {
             ensure!(redirected > sum / 10.0, "hardly redirected\n{}", what());
             ensure!(spliced == 0.0, "spliced\n{}", what());
         }
-        _ if way.joins => ensure!(joined > sum / 10.0, "hardly joined\n{}", what()),
+        _ if way.joins => {
+            // Nothing may be missing on either leg when a session is joined, and there something mostly is.
+            let least = if network == Network::Bad { 0.0 } else { sum / 10.0 };
+            ensure!(joined > least, "hardly joined\n{}", what());
+        }
         _ => ensure!(redirected > 0.0 && spliced > 0.0 && copied > 0.0, "one carried nothing\n{}", what()),
     }
     // What is joined neither falls behind nor comes back.
@@ -114,9 +119,12 @@ fn demotions(metrics: &Metrics, limits: Limits) -> Result<()> {
     let [for_load, at_the_end] = [demoted(&["behind", "bulk"]), demoted(&["ended"])];
     let counts = || format!("{}\n{}", metrics.lines(PROMOTIONS), metrics.lines(DEMOTIONS));
     ensure!(metrics.value(PROMOTIONS, &[]) >= for_load + at_the_end, "more came back than went\n{}", counts());
-    ensure!(at_the_end > 0.0, "no stream ended in the kernel\n{}", counts());
+    // Chance can drive all of them out before.
+    ensure!(at_the_end > 0.0 || limits == Limits::Random, "no stream ended in the kernel\n{}", counts());
     match limits {
-        Limits::Tiny => ensure!(for_load > SESSIONS as f64, "few demotions\n{}", counts()),
+        Limits::Tiny => {
+            ensure!(for_load > SESSIONS as f64 / 2.0 && for_load > at_the_end, "few demotions\n{}", counts());
+        }
         Limits::Huge => ensure!(for_load == 0.0, "demotions although nothing crosses the limits\n{}", counts()),
         Limits::Usual | Limits::Random => {}
     }

@@ -12,7 +12,7 @@ use std::env;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use landbridge_tests::crowd::Crowd;
+use landbridge_tests::crowd::{Crowd, Habits};
 use landbridge_tests::{Config, Daemon, Group, LISTENER_PORT, Net};
 
 use judge::judge;
@@ -35,6 +35,14 @@ struct Way {
     datapath: &'static str,
     /// Whether sessions can be joined at packet level. What can be is no longer in the other datapaths.
     joins: bool,
+}
+
+/// What is tried at once.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    way: Way,
+    network: Network,
+    limits: Limits,
 }
 
 /// A test for each network, for each of these ways.
@@ -74,6 +82,8 @@ macro_rules! ways {
 }
 
 ways! {
+    auto: Way { datapath: "auto", joins: true },
+    packet: Way { datapath: "packet", joins: true },
     auto_apart: Way { datapath: "auto", joins: false },
     sockmap: Way { datapath: "sockmap", joins: false },
     splice: Way { datapath: "splice", joins: false },
@@ -93,29 +103,30 @@ fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
         net.client.set_sysctl("ipv4/tcp_timestamps", "0")?;
     }
     for limits in limits {
-        println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {way:?}, {network:?}, {limits:?}");
-        let run = exchange(way, &net, limits, seed);
-        run.with_context(|| format!("LANDBRIDGE_SEED={seed}, {way:?}, {network:?}, {limits:?}"))?;
+        let case = Case { way, network, limits };
+        println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {case:?}");
+        exchange(case, &net, seed).with_context(|| format!("LANDBRIDGE_SEED={seed}, {case:?}"))?;
         seed = seed.wrapping_add(1);
     }
     network.check(&net)
 }
 
 /// All sessions at once through one daemon.
-fn exchange(way: Way, net: &Net, limits: Limits, seed: u64) -> Result<()> {
+fn exchange(case: Case, net: &Net, seed: u64) -> Result<()> {
     let begin = Instant::now();
-    let crowd = Crowd::new(&net.targets[0], PORT, seed, SESSIONS)?;
+    let habits = Habits { seed, small_buffers: case.network != Network::Bad };
+    let crowd = Crowd::new(&net.targets[0], PORT, habits, SESSIONS)?;
     // Lost packets must not make a target seem dead, and a lost RST must not hold a session up for long.
     let (patient, probes) = ("connect_timeout = \"30s\"", "keepalive = \"1s\"");
     let targets = [net.targets[0].v4(PORT), net.targets[0].v6(PORT)];
     let group = targets.into_iter().fold(Group::new("onprem").tcp(patient).tcp(probes), Group::target);
     let config = Config::new([group])
         .bind(&format!("[::]:{LISTENER_PORT}"))
-        .listener(&format!("datapath = {:?}", way.datapath))
+        .listener(&format!("datapath = {:?}", case.way.datapath))
         .listener_tcp(probes);
-    let mut daemon = Daemon::start(&net.proxy, &limits.apply(config, seed))?;
+    let mut daemon = Daemon::start(&net.proxy, &case.limits.apply(config, seed))?;
     let outcomes = crowd.run(&net.client, &[daemon.v4(), daemon.v6()]).with_context(|| judge::counted(&daemon))?;
-    judge(&daemon, &crowd, &outcomes, way, limits)?;
+    judge(&daemon, &crowd, &outcomes, case)?;
     println!("{:?}", begin.elapsed());
     daemon.stop().map(drop)
 }
