@@ -233,6 +233,48 @@ fn a_target_that_resets_without_an_answer_is_taken_out() -> Result<()> {
     daemon.stop().map(drop)
 }
 
+/// Probes come once an hour: only the kernel can have told that the way is gone.
+#[test]
+fn a_device_that_goes_takes_its_group_with_it_and_brings_it_back() -> Result<()> {
+    const HOLD: Duration = Duration::from_millis(500);
+    let net = Net::new(2)?;
+    let targets = [Scripted::named(&net.targets[0], TRAFFIC, "a")?, Scripted::named(&net.targets[1], TRAFFIC, "b")?];
+    let onprem = Group::new("onprem").with("failback_hold = \"500ms\"").tcp("interface = \"target0\"");
+    let onprem = onprem.health("kind = \"tcp\"").health("interval = \"1h\"").target(targets[0].address());
+    let aws = Group::new("aws").with("tier = 1").target(targets[1].address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([onprem, aws]))?;
+    let serving = || -> Result<(TcpStream, u8)> {
+        let mut stream = net.client.connect(daemon.v4())?;
+        let mut name = [0];
+        stream.read_exact(&mut name)?;
+        Ok((stream, name[0]))
+    };
+    let (mut session, name) = serving()?;
+    assert_eq!(name, b'a');
+
+    let since = Instant::now();
+    net.proxy.ip("link set target0 down")?;
+    session.expect_ending(Ending::Reset)?;
+    assert_eq!(serving()?.1, b'b');
+    ensure!(since.elapsed() < Duration::from_secs(2), "it took {:?}", since.elapsed());
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "target_down")], 1.0)?;
+    wait_up(&daemon, "onprem", 0.0)?;
+
+    let since = Instant::now();
+    net.proxy.ip("link set target0 up")?;
+    wait_up(&daemon, "onprem", 1.0)?;
+    eventually("the first place serves again", || {
+        ensure!(serving()?.1 == b'a');
+        Ok(())
+    })?;
+    ensure!(since.elapsed() >= HOLD, "it was held for {:?}", since.elapsed());
+
+    net.proxy.ip("link del target0")?;
+    wait_up(&daemon, "onprem", 0.0)?;
+    assert_eq!(serving()?.1, b'b');
+    daemon.stop_at_once().map(drop)
+}
+
 /// Probes see that an ejected target serves, and do not let it wait for the end of its hold.
 #[test]
 fn a_good_probe_ends_an_ejection_early() -> Result<()> {
