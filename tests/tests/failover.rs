@@ -110,9 +110,9 @@ fn sessions_may_have_until_a_deadline() -> Result<()> {
 
 #[test]
 fn a_group_that_comes_back_is_held() -> Result<()> {
-    const HOLD: Duration = Duration::from_millis(800);
+    const HOLD: Duration = Duration::from_secs(2);
     let places = Places::start()?;
-    let mut daemon = places.daemon(&["failback_hold = \"800ms\""])?;
+    let mut daemon = places.daemon(&["failback_hold = \"2s\""])?;
     places.checks[0].answer(503);
     wait_up(&daemon, "onprem", 0.0)?;
     let since = Instant::now();
@@ -218,7 +218,11 @@ fn a_silent_target_without_probes_is_taken_out_and_tried_again() -> Result<()> {
 fn a_target_that_resets_without_an_answer_is_taken_out() -> Result<()> {
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], TRAFFIC)?;
-    let broken = Scripted::start(&net.targets[0], 9001, |stream: TcpStream| stream.reset())?;
+    let broken = Scripted::start(&net.targets[0], 9001, |mut stream: TcpStream| {
+        // Not before the session stands, or the connect fails already.
+        stream.read_exact(&mut [0])?;
+        stream.reset()
+    })?;
     let group = Group::new("onprem").with("eject_after = 3").target(broken.address()).target(echo.address());
     let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
     let mut lost = 0;
