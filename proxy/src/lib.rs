@@ -4,6 +4,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod fastpath;
+mod handover;
 mod joined;
 mod listening;
 pub mod net;

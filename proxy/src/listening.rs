@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info};
 
 use crate::config::{Config, Datapath, Listener, Target, TcpOptions, overlap};
+use crate::handover::Inheritance;
 use crate::net::listener::{self, BindError};
 use crate::net::path;
 
@@ -51,14 +53,28 @@ pub(crate) struct Bound {
 
 impl Listening {
     /// Binds what `config` has and this does not, for so many workers. Nothing stays bound after an error.
-    pub(crate) fn bind_new(&mut self, config: &Config, workers: usize) -> Result<Vec<Bound>, BindError> {
+    /// What a former process has handed over is used rather than bound.
+    pub(crate) fn bind_new(
+        &mut self,
+        config: &Config,
+        workers: usize,
+        mut inheritance: Option<&mut Inheritance>,
+    ) -> Result<Vec<Bound>, BindError> {
         let mut new = Vec::new();
         for (listener, address) in addresses(config) {
             if self.bound.iter().any(|bound| bound.is(address, &listener.tcp)) {
                 continue;
             }
-            let beside = self.bound.iter().any(|bound| overlap(bound.address, address));
-            let sockets = listener::bind(address, &listener.tcp, segment(config, listener), workers, beside)?;
+            let mut sockets = inheritance.as_mut().map_or_else(Vec::new, |of| of.listeners(address));
+            // What the workers here are too few for, the former process serves until it has drained.
+            sockets.truncate(workers);
+            for socket in &sockets {
+                listener::configure(socket, address, &listener.tcp)?;
+            }
+            let ours = self.bound.iter().any(|bound| overlap(bound.address, address));
+            let beside = ours || !sockets.is_empty() || inheritance.as_ref().is_some_and(|of| of.overlaps(address));
+            let missing = workers - sockets.len();
+            sockets.extend(listener::bind(address, &listener.tcp, segment(config, listener), missing, beside)?);
             self.next_number += 1;
             new.push(Bound { number: self.next_number, address, tcp: listener.tcp.clone(), sockets });
         }
@@ -84,6 +100,11 @@ impl Listening {
             close(closed, workers);
         }
         self.clamp(config);
+    }
+
+    /// Every socket with what it is bound to, to be handed over.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (SocketAddr, Vec<BorrowedFd<'_>>)> {
+        self.bound.iter().map(|bound| (bound.address, bound.sockets.iter().map(AsFd::as_fd).collect()))
     }
 
     /// Closes everything.

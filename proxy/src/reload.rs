@@ -50,7 +50,7 @@ pub(crate) fn begin(
     workers: usize,
 ) -> Result<Begun, ReloadError> {
     let config = Config::load(file)?;
-    let bound = listening.bind_new(&config, workers)?;
+    let bound = listening.bind_new(&config, workers, None)?;
     let plan = Plan::between(&current.config, &config);
     for change in &plan.changes {
         match change.needs_restart {

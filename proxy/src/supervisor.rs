@@ -1,13 +1,16 @@
 //! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
 //!
 //! Tasks: the admin server, the control socket, those that watch the targets, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once;
-//! SIGHUP reloads the configuration.
+//! SIGHUP reloads the configuration, SIGUSR2 starts a new binary and hands over to it.
 
+use std::env;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use futures_util::future::{FusedFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -19,10 +22,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::control::{self, ReloadWish};
-use crate::admin::{self, AdminError};
+use crate::admin::{self, AdminError, Server};
 use crate::config::{Config, Datapath, Listener};
 use crate::fastpath::packet::PacketPath;
 use crate::fastpath::{FastPath, Limits};
+use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
 use crate::net::listener::BindError;
 use crate::reload::{self, Begun, Prepared, prepare};
@@ -42,6 +46,12 @@ pub enum RunError {
     /// A worker could not be started or ended on its own.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// A former process started this one, and its sockets did not arrive.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    /// It is not known what to start at an upgrade.
+    #[error("cannot tell where this program is: {0}")]
+    Program(#[source] io::Error),
     /// Signals cannot be received.
     #[error("cannot handle signals: {0}")]
     Signals(#[source] io::Error),
@@ -53,33 +63,37 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     raise_descriptor_limit();
     let workers = config.runtime.workers.or_else(|| available_parallelism().ok()).map_or(1, usize::from);
     let mut listening = Listening::default();
-    let bound = listening.bind_new(&config, workers)?;
+    let program = env::current_exe().map_err(RunError::Program)?;
+    let mut inheritance = Inheritance::receive()?;
+    let bound = listening.bind_new(&config, workers, inheritance.as_mut())?;
     let first = Arc::new(Shared::new(config, workers));
     let running = Arc::new(Running::new(Arc::clone(&first)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
     let packet = start_packet(&first.config);
-    if let Some(address) = first.config.admin.listen {
-        let kernel =
-            admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
-        admin::start(address, Arc::clone(&running), phase_changes.clone(), kernel).await?;
-    }
-
+    let kernel = admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
     let (reload_wishes, control) = unbounded_channel();
-    if let Some(path) = &first.config.admin.socket
-        && let Err(error) = control::start(path, Arc::clone(&running), phase_changes.clone(), reload_wishes)
-    {
-        // Sessions are worth more than the comfort of the operator.
-        error!("there is no control socket: {error}");
-    }
-
     let watch = watch_targets(&first);
-    tokio::select! {
-        () = first_verdicts(&first) => {}
-        signal = signals.ending() => {
-            info!(signal = signal.name(), "ended before it was ready");
-            return Ok(());
+    let admins = Admins { running: &running, phase: &phase_changes, kernel, reload_wishes };
+    let verdicts = async {
+        tokio::select! {
+            () = first_verdicts(&first) => true,
+            signal = signals.ending() => {
+                info!(signal = signal.name(), "ended before it was ready");
+                false
+            }
         }
+    };
+    // Who takes over answers only when it can: until then the former process does.
+    let (servers, good) = match &mut inheritance {
+        None => (admins.start(&first.config, None)?, verdicts.await),
+        Some(inherited) => {
+            let good = verdicts.await;
+            (admins.start(&first.config, Some(inherited))?, good)
+        }
+    };
+    if !good {
+        return Ok(());
     }
     let ways = Ways { sockmap: fastpath.ok(), packet: packet.ok() };
     let ended = FuturesUnordered::new();
@@ -95,20 +109,60 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     }
     info!(workers, "ready");
     drop(first);
-    Supervisor { file, running, phase, listening, orders, watch, control, waiting: Vec::new() }
+    if let Some(inheritance) = inheritance {
+        inheritance.say_ready().map_err(HandoverError::from)?;
+    }
+    let waiting = Vec::new();
+    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting }
         .serve(signals, ended)
         .await?;
     info!("ended");
     Ok(())
 }
 
+/// What the servers for operators need.
+struct Admins<'a> {
+    running: &'a Arc<Running>,
+    phase: &'a watch::Receiver<Phase>,
+    kernel: admin::Kernel,
+    reload_wishes: UnboundedSender<ReloadWish>,
+}
+
+impl Admins<'_> {
+    /// Starts the admin address and the control socket, on what was handed over if it was.
+    fn start(
+        self,
+        config: &Config,
+        mut inheritance: Option<&mut Inheritance>,
+    ) -> Result<Vec<(Kind, Server)>, AdminError> {
+        let mut servers = Vec::new();
+        if let Some(address) = config.admin.listen {
+            let inherited = inheritance.as_mut().and_then(|of| of.admin(address));
+            let server = admin::start(address, inherited, Arc::clone(self.running), self.phase.clone(), self.kernel)?;
+            servers.push((Kind::Admin(address), server));
+        }
+        if let Some(path) = &config.admin.socket {
+            let inherited = inheritance.as_mut().and_then(|of| of.control());
+            match control::start(path, inherited, Arc::clone(self.running), self.phase.clone(), self.reload_wishes) {
+                Ok(server) => servers.push((Kind::Control, server)),
+                // Sessions are worth more than the comfort of the operator.
+                Err(error) => error!("there is no control socket: {error}"),
+            }
+        }
+        Ok(servers)
+    }
+}
+
 /// What the supervisor has while it waits for events.
 struct Supervisor {
+    /// What an upgrade starts.
+    program: PathBuf,
     file: PathBuf,
     running: Arc<Running>,
     phase: watch::Sender<Phase>,
     listening: Listening,
     orders: Vec<UnboundedSender<Order>>,
+    servers: Vec<(Kind, Server)>,
     /// What watches the targets of the running configuration.
     watch: Watch,
     control: UnboundedReceiver<ReloadWish>,
@@ -128,9 +182,11 @@ impl Supervisor {
         let mut reload = pin!(OptionFuture::default());
         let mut wishes = Vec::new();
         let mut wished = false;
+        // The process that is to take over, until it serves.
+        let mut upgrade = pin!(OptionFuture::default());
         loop {
             let phase = *self.phase.borrow();
-            if wished && reload.is_terminated() && phase == Phase::Serving {
+            if wished && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
                 wished = false;
                 let begun = self.begin_reload(std::mem::take(&mut wishes));
                 reload.set(begun.map(|begun| prepare(begun).fuse()).into());
@@ -144,12 +200,15 @@ impl Supervisor {
             tokio::select! {
                 signal = signals.recv() => match (signal, phase) {
                     (Event::Reload, _) => wished = true,
+                    (Event::Upgrade, Phase::Serving) if upgrade.is_terminated() && reload.is_terminated() => {
+                        upgrade.set(self.begin_upgrade().map(|successor| successor.serves().fuse()).into());
+                    }
+                    (Event::Upgrade, _) => warn!("not now: something else is on its way; send SIGUSR2 again"),
                     (signal, Phase::Serving) => {
-                        let timeout = self.running.load().config.runtime.drain_timeout;
-                        info!(signal = signal.name(), ?timeout, "draining: no new sessions");
+                        info!(signal = signal.name(), "ending");
                         reload.set(None.into());
-                        self.drain();
-                        deadline = Some(Instant::now() + timeout);
+                        upgrade.set(None.into());
+                        deadline = Some(Instant::now() + self.drain());
                     }
                     (signal, Phase::Draining | Phase::Ending) => {
                         info!(signal = signal.name(), "ending at once");
@@ -161,6 +220,14 @@ impl Supervisor {
                     wishes.push(wish);
                     wished = true;
                 }
+                Some(outcome) = &mut upgrade, if !upgrade.is_terminated() => match outcome {
+                    Ok(successor) => {
+                        info!(successor, "the new process serves");
+                        self.servers.drain(..).for_each(|(_, server)| server.stop());
+                        deadline = Some(Instant::now() + self.drain());
+                    }
+                    Err(error) => error!("no upgrade, this process goes on: {error}"),
+                },
                 Some(prepared) = &mut reload, if !reload.is_terminated() => self.finish_reload(prepared),
                 () = expired => {
                     warn!("the drain timeout is over: resetting the sessions that are left");
@@ -175,13 +242,34 @@ impl Supervisor {
         }
     }
 
-    fn drain(&mut self) {
+    /// Takes no new sessions from now on; returns how long the old ones have.
+    fn drain(&mut self) -> Duration {
+        let timeout = self.running.load().config.runtime.drain_timeout;
+        info!(?timeout, "draining: no new sessions");
         self.waiting.clear();
         self.control.close();
         while self.control.try_recv().is_ok() {}
         // Before the workers close their sockets: see `Listening`.
         self.listening.close(&[]);
         self.phase.send_replace(Phase::Draining);
+        timeout
+    }
+
+    /// Starts the binary that is now where this one was, with all sockets.
+    fn begin_upgrade(&self) -> Option<Successor> {
+        let listeners = self.listening.descriptors().map(|(address, sockets)| (Kind::Listener(address), sockets));
+        let servers = self.servers.iter().map(|(kind, server)| (*kind, vec![server.socket.as_fd()]));
+        let descriptors: Vec<_> = listeners.chain(servers).collect();
+        match Successor::start(&self.program, &self.file, &descriptors) {
+            Ok(successor) => {
+                info!(program = %self.program.display(), successor = successor.id(), "handing over");
+                Some(successor)
+            }
+            Err(error) => {
+                error!("no upgrade, this process goes on: {error}");
+                None
+            }
+        }
     }
 
     /// Reads the file anew and binds; `None`, with the reasons in the log, if everything has to stay as it is. `wishes`
@@ -294,6 +382,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    upgrade: Signal,
 }
 
 /// What a signal asks for.
@@ -301,6 +390,8 @@ struct Signals {
 enum Event {
     /// SIGHUP
     Reload,
+    /// SIGUSR2
+    Upgrade,
     /// SIGTERM
     Terminate,
     /// SIGINT
@@ -311,6 +402,7 @@ impl Event {
     const fn name(self) -> &'static str {
         match self {
             Self::Reload => "SIGHUP",
+            Self::Upgrade => "SIGUSR2",
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
         }
@@ -323,6 +415,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -332,6 +425,7 @@ impl Signals {
             _ = self.terminate.recv() => Event::Terminate,
             _ = self.interrupt.recv() => Event::Interrupt,
             _ = self.hangup.recv() => Event::Reload,
+            _ = self.upgrade.recv() => Event::Upgrade,
         }
     }
 

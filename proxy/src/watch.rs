@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tracing::{info, warn};
 
 use crate::config::OnDown;
+use crate::net::devices;
 use crate::net::dial::FailureReason;
 use crate::probe::{self, ProbeError};
 use crate::shared::Shared;
@@ -34,6 +35,7 @@ pub(crate) struct Watch {
 pub(crate) fn watch_targets(shared: &Arc<Shared>) -> Watch {
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(Arc::clone(shared)));
+    tasks.spawn(devices::follow(Arc::clone(shared)));
     tasks.spawn(look_at_ages(Arc::clone(shared)));
     for id in shared.config.target_ids() {
         tasks.spawn(probe::run(Arc::clone(shared), id));
@@ -102,6 +104,13 @@ impl Shared {
         if reason != FailureReason::Local {
             self.suspect(id);
         }
+    }
+
+    /// The device of group `index` works, or not.
+    pub(crate) fn link_changed(&self, index: usize, works: bool) {
+        let now = self.now();
+        let changes = self.pool().set_link(index, works, now);
+        self.follow(index, &changes, None);
     }
 
     /// A session with `id` ended; `answered`: the target sent a byte.
@@ -183,6 +192,20 @@ impl Shared {
                     );
                 }
                 Change::Returned(number) => info!(group = name, target_name = target(number), "takes sessions again"),
+                Change::Link(true) => {
+                    info!(group = name, interface = group.tcp.interface, "the device works again");
+                    for id in self.config.target_ids().filter(|id| id.group == index) {
+                        if self.admin_state(id) == AdminState::Active {
+                            self.state(id).stop_ending();
+                        }
+                    }
+                }
+                Change::Link(false) => {
+                    warn!(group = name, interface = group.tcp.interface, "the device is down or gone");
+                    for id in self.config.target_ids().filter(|id| id.group == index) {
+                        self.end_sessions(id, group.on_down, SessionEnd::TargetDown);
+                    }
+                }
                 Change::Group(Standing::Able) => info!(group = name, "takes sessions"),
                 Change::Group(Standing::Held) => {
                     info!(group = name, hold = ?group.failback_hold, "healthy again, held back");

@@ -110,9 +110,9 @@ fn sessions_may_have_until_a_deadline() -> Result<()> {
 
 #[test]
 fn a_group_that_comes_back_is_held() -> Result<()> {
-    const HOLD: Duration = Duration::from_millis(800);
+    const HOLD: Duration = Duration::from_secs(2);
     let places = Places::start()?;
-    let mut daemon = places.daemon(&["failback_hold = \"800ms\""])?;
+    let mut daemon = places.daemon(&["failback_hold = \"2s\""])?;
     places.checks[0].answer(503);
     wait_up(&daemon, "onprem", 0.0)?;
     let since = Instant::now();
@@ -218,7 +218,11 @@ fn a_silent_target_without_probes_is_taken_out_and_tried_again() -> Result<()> {
 fn a_target_that_resets_without_an_answer_is_taken_out() -> Result<()> {
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], TRAFFIC)?;
-    let broken = Scripted::start(&net.targets[0], 9001, |stream: TcpStream| stream.reset())?;
+    let broken = Scripted::start(&net.targets[0], 9001, |mut stream: TcpStream| {
+        // Not before the session stands, or the connect fails already.
+        stream.read_exact(&mut [0])?;
+        stream.reset()
+    })?;
     let group = Group::new("onprem").with("eject_after = 3").target(broken.address()).target(echo.address());
     let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
     let mut lost = 0;
@@ -231,6 +235,48 @@ fn a_target_that_resets_without_an_answer_is_taken_out() -> Result<()> {
     assert_eq!((lost, broken.accepted()), (3, 3));
     daemon.wait_metric("landbridge_sessions_total", &[("end", "target_reset")], 3.0)?;
     daemon.stop().map(drop)
+}
+
+/// Probes come once an hour: only the kernel can have told that the way is gone.
+#[test]
+fn a_device_that_goes_takes_its_group_with_it_and_brings_it_back() -> Result<()> {
+    const HOLD: Duration = Duration::from_millis(500);
+    let net = Net::new(2)?;
+    let targets = [Scripted::named(&net.targets[0], TRAFFIC, "a")?, Scripted::named(&net.targets[1], TRAFFIC, "b")?];
+    let onprem = Group::new("onprem").with("failback_hold = \"500ms\"").tcp("interface = \"target0\"");
+    let onprem = onprem.health("kind = \"tcp\"").health("interval = \"1h\"").target(targets[0].address());
+    let aws = Group::new("aws").with("tier = 1").target(targets[1].address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([onprem, aws]))?;
+    let serving = || -> Result<(TcpStream, u8)> {
+        let mut stream = net.client.connect(daemon.v4())?;
+        let mut name = [0];
+        stream.read_exact(&mut name)?;
+        Ok((stream, name[0]))
+    };
+    let (mut session, name) = serving()?;
+    assert_eq!(name, b'a');
+
+    let since = Instant::now();
+    net.proxy.ip("link set target0 down")?;
+    session.expect_ending(Ending::Reset)?;
+    assert_eq!(serving()?.1, b'b');
+    ensure!(since.elapsed() < Duration::from_secs(2), "it took {:?}", since.elapsed());
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "target_down")], 1.0)?;
+    wait_up(&daemon, "onprem", 0.0)?;
+
+    let since = Instant::now();
+    net.proxy.ip("link set target0 up")?;
+    wait_up(&daemon, "onprem", 1.0)?;
+    eventually("the first place serves again", || {
+        ensure!(serving()?.1 == b'a');
+        Ok(())
+    })?;
+    ensure!(since.elapsed() >= HOLD, "it was held for {:?}", since.elapsed());
+
+    net.proxy.ip("link del target0")?;
+    wait_up(&daemon, "onprem", 0.0)?;
+    assert_eq!(serving()?.1, b'b');
+    daemon.stop_at_once().map(drop)
 }
 
 /// Probes see that an ejected target serves, and do not let it wait for the end of its hold.

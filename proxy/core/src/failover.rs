@@ -90,6 +90,8 @@ pub enum Change {
     Returned(usize),
     /// The group takes sessions, or no longer does.
     Group(Standing),
+    /// The device that leads to the targets works, or no longer does.
+    Link(bool),
 }
 
 /// A group and its targets.
@@ -97,6 +99,8 @@ pub enum Change {
 pub struct Group {
     rules: GroupRules,
     admin: AdminState,
+    /// Whether the device that leads to the targets works.
+    link: bool,
     targets: Vec<Target>,
     standing: Standing,
     /// Since when there are enough healthy targets, while the group is held.
@@ -121,6 +125,7 @@ impl Group {
         let mut group = Self {
             rules,
             admin: AdminState::Active,
+            link: true,
             targets,
             standing: Standing::Unable,
             healthy_since: Duration::ZERO,
@@ -139,6 +144,7 @@ impl Group {
                 target.ramp = known.ramp;
             }
         }
+        self.link = old.link;
         self.standing = old.standing;
         self.healthy_since = old.healthy_since;
         // A target that nobody knows yet has not come back from anything.
@@ -161,6 +167,11 @@ impl Group {
         let out = self.targets.iter().filter(|target| !target.monitor.is_healthy()).count();
         let may_eject = (out + 1) * 100 <= usize::from(self.rules.max_ejected) * self.targets.len();
         self.change(now, |group| group.targets[index].monitor.failed(now, may_eject))
+    }
+
+    /// The device that leads to the targets works, or no longer does: then the whole group is down at once.
+    pub fn set_link(&mut self, works: bool, now: Duration) -> Vec<Change> {
+        self.change(now, |group| group.link = works)
     }
 
     /// Traffic was answered by target `index`.
@@ -246,15 +257,15 @@ impl Group {
         self.targets[index].monitor.is_ejected()
     }
 
-    /// Whether target `index` is healthy: neither down, nor ejected, nor still unknown to its probes.
+    /// Whether target `index` is healthy: neither down, nor ejected, nor still unknown to its probes, and its device works.
     pub fn is_healthy(&self, index: usize) -> bool {
-        self.targets[index].monitor.is_healthy()
+        self.link && self.targets[index].monitor.is_healthy()
     }
 
     /// How much of its weight target `index` takes at `now`, from 1 to 100; 0: no new sessions.
     pub fn percent(&self, index: usize, now: Duration) -> u8 {
         let target = &self.targets[index];
-        if !target.monitor.is_healthy() || self.target_admin(index) != AdminState::Active {
+        if !self.is_healthy(index) || self.target_admin(index) != AdminState::Active {
             return 0;
         }
         let Some(since) = target.ramp else { return 100 };
@@ -274,9 +285,12 @@ impl Group {
     /// Does something and says what changed by it.
     fn change(&mut self, now: Duration, act: impl FnOnce(&mut Self)) -> Vec<Change> {
         let before: Vec<_> = self.targets.iter().map(|target| target.monitor.clone()).collect();
-        let standing = self.standing;
+        let (standing, link) = (self.standing, self.link);
         act(self);
         let mut changes = Vec::new();
+        if self.link != link {
+            changes.push(Change::Link(self.link));
+        }
         for (index, (target, old)) in self.targets.iter_mut().zip(&before).enumerate() {
             let monitor = &target.monitor;
             if monitor.health() != old.health() {

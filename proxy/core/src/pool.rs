@@ -83,6 +83,11 @@ impl Pool {
         self.change(id.group, now, |group| group.failed(id.target, now))
     }
 
+    /// The device of group `index` works, or no longer does.
+    pub fn set_link(&mut self, index: usize, works: bool, now: Duration) -> Vec<Change> {
+        self.change(index, now, |group| group.set_link(works, now))
+    }
+
     /// Traffic was answered by `id`.
     pub fn served(&mut self, id: TargetId) {
         self.groups[id.group].served(id.target);

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{debug, info};
 
 use super::api::{Changes, Refusal, SetState, SetWeight};
-use super::{ACCEPT_BACKOFF, HEAD_TIMEOUT, status};
+use super::{ACCEPT_BACKOFF, HEAD_TIMEOUT, Server, status};
 use crate::config::Config;
 use crate::config::diff::Plan;
 use crate::operate::Unknown;
@@ -60,17 +61,23 @@ struct Control {
     reloads: UnboundedSender<ReloadWish>,
 }
 
-/// Binds `path` and serves it for as long as the runtime lives.
+/// Serves `path` for as long as the runtime lives, on the socket `inherited` or, without one, on a new one.
 pub(crate) fn start(
     path: &Path,
+    inherited: Option<Socket>,
     running: Arc<Running>,
     phase: watch::Receiver<Phase>,
     reloads: UnboundedSender<ReloadWish>,
-) -> Result<(), ControlError> {
-    let listener = bind(path).map_err(|source| ControlError { path: path.to_owned(), source })?;
+) -> Result<Server, ControlError> {
+    let failed = |source| ControlError { path: path.to_owned(), source };
+    let socket = match inherited.filter(|socket| is_at(socket, path)) {
+        Some(socket) => socket,
+        None => bind(path).map_err(failed)?,
+    };
+    let listener = UnixListener::from_std(socket.try_clone().map_err(failed)?.into()).map_err(failed)?;
     info!(path = %path.display(), "control socket");
     let control = Arc::new(Control { running, phase, reloads });
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _peer)) => drop(tokio::spawn(serve(Arc::clone(&control), stream))),
@@ -81,10 +88,15 @@ pub(crate) fn start(
             }
         }
     });
-    Ok(())
+    Server::new(socket.as_fd(), task.abort_handle()).map_err(failed)
 }
 
-fn bind(path: &Path) -> io::Result<UnixListener> {
+/// Whether a socket that was handed over is the one of this configuration.
+fn is_at(socket: &Socket, path: &Path) -> bool {
+    socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
+}
+
+fn bind(path: &Path) -> io::Result<Socket> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -96,7 +108,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     // Without what the umask took.
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
     socket.listen(BACKLOG)?;
-    UnixListener::from_std(socket.into())
+    Ok(socket)
 }
 
 /// A daemon that was killed leaves its socket behind; one that runs still answers on it.

@@ -12,6 +12,7 @@ mod status;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,10 @@ use hyper::header::{ALLOW, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tracing::{debug, info};
 
 use crate::fastpath::packet::PacketPath;
@@ -32,6 +35,9 @@ use metrics::Metrics;
 
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that may wait: operators and health checks are few.
+const BACKLOG: i32 = 128;
 
 /// How long to wait after an accept that failed, which is for want of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -61,17 +67,41 @@ pub(crate) struct Kernel {
     pub(crate) packet: Result<Arc<PacketPath>, &'static str>,
 }
 
-/// Binds `address` and serves it for as long as the runtime lives.
-pub(crate) async fn start(
+/// A server that can be handed over to another process.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Its listening socket.
+    pub(crate) socket: OwnedFd,
+    task: AbortHandle,
+}
+
+impl Server {
+    /// A server whose `task` accepts from `listener`.
+    fn new(listener: BorrowedFd<'_>, task: AbortHandle) -> io::Result<Self> {
+        Ok(Self { socket: listener.try_clone_to_owned()?, task })
+    }
+
+    /// Accepts no more; what is answered now is still answered.
+    pub(crate) fn stop(self) {
+        self.task.abort();
+    }
+}
+
+/// Serves `address` for as long as the runtime lives, on the socket `inherited` or, without one, on a new one.
+pub(crate) fn start(
     address: SocketAddr,
+    inherited: Option<Socket>,
     running: Arc<Running>,
     phase: watch::Receiver<Phase>,
     kernel: Kernel,
-) -> Result<(), AdminError> {
-    let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })?;
+) -> Result<Server, AdminError> {
+    let failed = |source| AdminError::Bind { address, source };
+    let listener = inherited.map_or_else(|| listen(address), Ok).map_err(failed)?;
+    let socket = listener.try_clone().map_err(failed)?;
+    let listener = TcpListener::from_std(listener.into()).map_err(failed)?;
     info!(%address, "admin address: /metrics /livez /readyz");
     let admin = Arc::new(Admin { running, phase, metrics: Metrics::new(kernel) });
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _peer)) => drop(tokio::spawn(serve(Arc::clone(&admin), stream))),
@@ -82,7 +112,16 @@ pub(crate) async fn start(
             }
         }
     });
-    Ok(())
+    Server::new(socket.as_fd(), task.abort_handle()).map_err(failed)
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // A restart must not wait for connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
 }
 
 async fn serve(admin: Arc<Admin>, stream: tokio::net::TcpStream) {

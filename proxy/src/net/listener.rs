@@ -81,6 +81,11 @@ fn bind_one(address: SocketAddr, tcp: &TcpOptions, segment: Option<u32>) -> Resu
     Ok(socket)
 }
 
+/// Gives a socket that another process has bound the options of this configuration.
+pub(crate) fn configure(socket: &Socket, address: SocketAddr, tcp: &TcpOptions) -> Result<(), BindError> {
+    options::apply(socket, tcp).map_err(|source| BindError::Option { address, source })
+}
+
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     // A restart must not wait for connections in TIME_WAIT.
     socket.set_reuse_address(true)?;

@@ -137,6 +137,21 @@ fn admin_states_are_apart_from_health() {
 }
 
 #[test]
+fn a_group_without_its_device_is_down_as_a_whole_and_returns_after_the_hold() {
+    let mut group = group(RULES, 2);
+    group.probed(0, true, secs(0));
+    group.probed(1, true, secs(0));
+    assert_eq!(group.set_link(false, secs(1)), [Change::Link(false), Change::Group(Standing::Unable)]);
+    assert_eq!(percents(&group, secs(1)), [0, 0]);
+    assert!(!group.is_healthy(0));
+    assert_eq!(group.set_link(false, secs(2)), []);
+    assert_eq!(group.set_link(true, secs(3)), [Change::Link(true), Change::Group(Standing::Held)]);
+    // The targets have not failed: nothing has to warm up.
+    assert_eq!(percents(&group, secs(3)), [100, 100]);
+    assert_eq!(group.tick(secs(13)), [Change::Group(Standing::Able)]);
+}
+
+#[test]
 fn a_new_configuration_inherits_by_target() {
     let mut old = group(RULES, 2);
     old.probed(0, true, secs(0));

@@ -1,0 +1,276 @@
+//! A binary upgrade: the running daemon starts the new binary and hands its listening sockets over.
+//!
+//! The sockets go over a pair of Unix sockets, whose far end is the new process's standard input. That process says when
+//! it serves; until then the old one goes on, and if the new one ends before, nothing has changed. Both accept from the
+//! same sockets in between, so no client is refused.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::cmsg_space;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, sendmsg,
+    socketpair,
+};
+use serde::{Deserialize, Serialize};
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+
+use crate::config::overlap;
+
+/// Tells the new process what its standard input is.
+const VARIABLE: &str = "LANDBRIDGE_HANDOVER";
+
+/// What the new process says when it serves.
+const READY: &[u8] = b"ready";
+
+/// SCM_MAX_FD (net/scm.h) is 253 descriptors in one message.
+const MOST_AT_ONCE: usize = 200;
+
+/// Longer than any address in JSON.
+const LONGEST_MESSAGE: usize = 256;
+
+/// The new process waits for its first probes, a minute at most, and needs some seconds to load its eBPF programs.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Why sockets were not handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// The new process could not be started.
+    #[error("cannot start {program}: {source}")]
+    Start {
+        /// The binary.
+        program: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The sockets could not be sent or received.
+    #[error("cannot hand over the sockets: {0}")]
+    Transfer(#[from] io::Error),
+    /// The new process ended, or did not serve in time.
+    #[error("the new process does not serve: {0}")]
+    NotReady(String),
+}
+
+/// What a descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// Accepts sessions on this address.
+    Listener(SocketAddr),
+    /// Accepts on the admin address.
+    Admin(SocketAddr),
+    /// Accepts on the control socket.
+    Control,
+    /// Nothing: there is no more.
+    End,
+}
+
+/// A process that was started and has not said yet that it serves.
+#[derive(Debug)]
+pub(crate) struct Successor {
+    child: Child,
+    link: OwnedFd,
+}
+
+impl Successor {
+    /// Starts `program` with this process's way of being run, and sends it the descriptors.
+    pub(crate) fn start(
+        program: &Path,
+        config: &Path,
+        descriptors: &[(Kind, Vec<BorrowedFd<'_>>)],
+    ) -> Result<Self, HandoverError> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (link, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(io::Error::from)?;
+        let mut command = Command::new(program);
+        command.arg("run").arg("--config").arg(config).env(VARIABLE, "stdin").stdin(Stdio::from(far));
+        let failed = |source| HandoverError::Start { program: program.display().to_string(), source };
+        let successor = Self { child: command.spawn().map_err(failed)?, link };
+        for (kind, of_kind) in descriptors {
+            for some in of_kind.chunks(MOST_AT_ONCE) {
+                send_some(successor.link.as_fd(), *kind, some)?;
+            }
+        }
+        send_some(successor.link.as_fd(), Kind::End, &[])?;
+        Ok(successor)
+    }
+
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it serves. Otherwise, and when cancelled, it is ended.
+    pub(crate) async fn serves(self) -> Result<u32, HandoverError> {
+        let mut child = EndedOnDrop(Some(self.child));
+        match timeout(PATIENCE, word(self.link)).await {
+            Ok(Ok(())) => Ok(child.0.take().map_or(0, |child| child.id())),
+            Ok(Err(error)) => Err(HandoverError::NotReady(error.to_string())),
+            Err(_elapsed) => Err(HandoverError::NotReady(format!("nothing was heard of it for {PATIENCE:?}"))),
+        }
+    }
+}
+
+/// Waits for the word of the new process.
+async fn word(link: OwnedFd) -> io::Result<()> {
+    // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
+    let link = unsafe { AsyncFd::register_with_interest(link, Interest::READABLE) }?;
+    let mut buffer = [0; LONGEST_MESSAGE];
+    let length = link
+        .async_io(Interest::READABLE, |link| {
+            let received = nix::sys::socket::recv(link.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT);
+            received.map_err(io::Error::from)
+        })
+        .await?;
+    match &buffer[..length] {
+        READY => Ok(()),
+        _ => Err(io::Error::other("it ended; its log says why")),
+    }
+}
+
+/// A process that must not go on when nobody waits for it any more.
+struct EndedOnDrop(Option<Child>);
+
+impl Drop for EndedOnDrop {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It has ended already, or it must.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What the former process has handed over.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    link: OwnedFd,
+    listeners: HashMap<SocketAddr, Vec<Socket>>,
+    admin: HashMap<SocketAddr, Socket>,
+    control: Option<Socket>,
+}
+
+impl Inheritance {
+    /// What there is for this process; `None` if nobody hands anything over.
+    pub(crate) fn receive() -> Result<Option<Self>, HandoverError> {
+        if env::var_os(VARIABLE).is_none() {
+            return Ok(None);
+        }
+        let link = io::stdin().as_fd().try_clone_to_owned()?;
+        let mut inheritance = Self { link, listeners: HashMap::new(), admin: HashMap::new(), control: None };
+        loop {
+            match receive_some(inheritance.link.as_fd())? {
+                (Kind::Listener(address), sockets) => {
+                    inheritance.listeners.entry(address).or_default().extend(sockets);
+                }
+                (Kind::Admin(address), sockets) => {
+                    inheritance.admin.extend(sockets.into_iter().map(|socket| (address, socket)));
+                }
+                (Kind::Control, sockets) => inheritance.control = sockets.into_iter().next(),
+                (Kind::End, _) => return Ok(Some(inheritance)),
+            }
+        }
+    }
+
+    /// The sockets that listen on `address`.
+    pub(crate) fn listeners(&mut self, address: SocketAddr) -> Vec<Socket> {
+        self.listeners.remove(&address).unwrap_or_default()
+    }
+
+    /// Whether the former process listens on something that overlaps `address`.
+    pub(crate) fn overlaps(&self, address: SocketAddr) -> bool {
+        self.listeners.keys().any(|of| overlap(*of, address))
+    }
+
+    /// The socket of the admin address.
+    pub(crate) fn admin(&mut self, address: SocketAddr) -> Option<Socket> {
+        self.admin.remove(&address)
+    }
+
+    /// The control socket.
+    pub(crate) fn control(&mut self) -> Option<Socket> {
+        self.control.take()
+    }
+
+    /// Tells the former process that this one serves.
+    pub(crate) fn say_ready(&self) -> io::Result<()> {
+        send(self.link.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+}
+
+fn send_some(link: BorrowedFd<'_>, kind: Kind, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = serde_json::to_vec(&kind)?;
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+    sendmsg::<()>(link.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+fn receive_some(link: BorrowedFd<'_>) -> io::Result<(Kind, Vec<Socket>)> {
+    let mut text = [0; LONGEST_MESSAGE];
+    let mut space = cmsg_space!([RawFd; MOST_AT_ONCE]);
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(link.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let length = received.bytes;
+    let mut sockets = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
+            sockets.extend(raw.into_iter().map(|raw| Socket::from(unsafe { OwnedFd::from_raw_fd(raw) })));
+        }
+    }
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((serde_json::from_slice(&text[..length])?, sockets))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn sockets_arrive_with_what_they_are() {
+        let (near, far) = pair();
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let address = listeners[0].local_addr().unwrap();
+        let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        send_some(near.as_fd(), Kind::Listener(address), &descriptors).unwrap();
+        send_some(near.as_fd(), Kind::End, &[]).unwrap();
+        let (kind, sockets) = receive_some(far.as_fd()).unwrap();
+        assert_eq!(kind, Kind::Listener(address));
+        let arrived: Vec<_> = sockets.iter().map(|of| of.local_addr().unwrap().as_socket().unwrap()).collect();
+        assert_eq!(arrived, listeners.iter().map(|of| of.local_addr().unwrap()).collect::<Vec<_>>());
+        assert!(matches!(receive_some(far.as_fd()).unwrap(), (Kind::End, none) if none.is_empty()));
+        drop(near);
+        assert!(receive_some(far.as_fd()).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_the_word_is_the_word() {
+        for (said, good) in [(READY, true), (b"no", false), (b"", false)] {
+            let (near, far) = pair();
+            if !said.is_empty() {
+                send(far.as_raw_fd(), said, MsgFlags::empty()).unwrap();
+            }
+            drop(far);
+            assert_eq!(word(near).await.is_ok(), good, "{said:?}");
+        }
+    }
+}

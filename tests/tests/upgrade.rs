@@ -1,0 +1,118 @@
+//! SIGUSR2: a new process takes over the sockets, and no client is refused.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use landbridge_tests::targets::Echo;
+use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const DRAIN: &str = "drain_timeout = \"20s\"";
+
+/// The process that took over. It is no child of the test, so it must be ended here.
+struct Successor(Pid);
+
+impl Successor {
+    /// The one that the daemon's log names.
+    fn of(daemon: &mut Daemon) -> Result<Self> {
+        eventually("a process is started", || {
+            let log = daemon.process().stderr();
+            let named = log.rsplit_once("successor=").context("none yet")?.1;
+            let id = named.split_whitespace().next().context("no id")?;
+            Ok(Self(Pid::from_raw(id.parse()?)))
+        })
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // It may have ended already.
+        kill(self.0, Signal::SIGKILL).ok();
+    }
+}
+
+/// Whether a process has ended; its parent may not have asked for its status yet.
+fn has_ended(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
+}
+
+#[test]
+fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let mut old = net.client.connect(daemon.v4())?;
+    old.expect_echo(b"before")?;
+    let (stop, served, address) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), daemon.v4());
+    let load = || {
+        let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+        net.client.spawn(move || -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                TcpStream::connect(address)?.expect_echo(b"a short session")?;
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        })
+    };
+    let clients = [load(), load(), load()];
+    let serves = |what: &str| {
+        let before = served.load(Ordering::Relaxed);
+        eventually(what, || {
+            ensure!(served.load(Ordering::Relaxed) > before + 20);
+            Ok(())
+        })
+    };
+    serves("the old process serves")?;
+    daemon.process().signal(Signal::SIGUSR2)?;
+    let _successor = Successor::of(&mut daemon)?;
+    eventually("the old process drains", || {
+        ensure!(daemon.process().stderr().contains("draining: no new sessions"), "not yet");
+        Ok(())
+    })?;
+    serves("the new process serves")?;
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("a client does not panic")?;
+    }
+    old.expect_echo(b"an old session goes on")?;
+    let id = daemon.process().id();
+    ensure!(!has_ended(id), "it has a session left");
+    // The admin address and the control socket are the new process's.
+    assert_eq!(daemon.get("/readyz")?.0, 200);
+    ensure!(daemon.cli_good(&["status"])?.contains("serving"));
+
+    old.finish_writing()?;
+    old.expect_ending(Ending::Closed)?;
+    eventually("the old process has ended", || {
+        ensure!(has_ended(id), "not yet");
+        Ok(())
+    })?;
+    net.client.connect(daemon.v4())?.expect_echo(b"the new one goes on")?;
+    Ok(())
+}
+
+#[test]
+fn a_process_that_does_not_come_up_changes_nothing() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let mut session = net.client.connect(daemon.v4())?;
+    session.expect_echo(b"before")?;
+    std::fs::write(daemon.file(), "[[listener]]\nname = 7\n")?;
+    daemon.process().signal(Signal::SIGUSR2)?;
+    let _successor = Successor::of(&mut daemon)?;
+    eventually("the old process goes on", || {
+        ensure!(daemon.process().stderr().contains("no upgrade, this process goes on"), "not yet");
+        Ok(())
+    })?;
+    ensure!(daemon.process().stderr().contains("7 is a whole number, not a string"), "the log says why");
+    session.expect_echo(b"after")?;
+    net.client.connect(daemon.v4())?.expect_echo(b"new sessions too")?;
+    drop(session);
+    assert_eq!(daemon.get("/readyz")?.0, 200);
+    daemon.stop_at_once().map(drop)
+}
