@@ -131,6 +131,13 @@ impl PacketPath {
     }
 }
 
+/// The names of the devices that the programs would be attached to, in order.
+pub(super) fn names() -> io::Result<Vec<String>> {
+    let mut names: Vec<String> = present()?.devices.into_values().map(|(name, _)| name).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// A socket that becomes readable when links or addresses change.
 fn doorbell() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
