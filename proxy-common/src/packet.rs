@@ -183,6 +183,8 @@ pub mod event {
     pub const CLOSED: u64 = 2 << 32;
     /// A peer has reset.
     pub const RESET: u64 = 3 << 32;
+    /// A watched joint has seen a packet of the second leg too.
+    pub const SEEN: u64 = 4 << 32;
 }
 
 /// The slots of the per-CPU array `PACKET_COUNTERS`. Sum a slot over all CPUs to read it.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use landbridge_core::end::SessionEnd;
@@ -65,6 +66,7 @@ pub(crate) struct Account {
     pub(crate) answered: bool,
     /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
     pub(crate) lease: Lease,
+    began: Instant,
     shared: Arc<Shared>,
     _place: Place,
 }
@@ -73,6 +75,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         debug!(end = self.end.code(), "session ended");
         self.cell.ends.of(self.end).add(1);
+        self.cell.haste.ended(self.began.elapsed());
         self.shared.session_ended(self.lease.id(), self.end, self.answered);
     }
 }
@@ -110,7 +113,15 @@ impl Session<'_> {
         let id = lease.id();
         let cell = Arc::clone(self.route(id));
         let shared = Arc::clone(&self.shared);
-        let mut account = Account { cell, end: SessionEnd::Drained, answered: false, lease, shared, _place: place };
+        let mut account = Account {
+            cell,
+            end: SessionEnd::Drained,
+            answered: false,
+            lease,
+            began: Instant::now(),
+            shared,
+            _place: place,
+        };
         let listener = &self.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
         let joined = self.worker.joined.as_deref();

@@ -4,11 +4,12 @@
 //! between CPUs for a byte that is forwarded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
-use landbridge_core::join::NotJoined;
+use landbridge_core::join::{Haste, NotJoined};
 use landbridge_core::select::TargetId;
 
 use crate::config::Config;
@@ -78,6 +79,23 @@ impl Counter {
     /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the lives of the last sessions suggest.
+#[derive(Debug, Default)]
+pub struct HasteCell(AtomicU8);
+
+impl HasteCell {
+    /// A session has ended that lived for so long.
+    pub fn ended(&self, lived: Duration) {
+        // Written by one worker alone.
+        self.0.store(self.get().ended(lived).short, Ordering::Relaxed);
+    }
+
+    /// What they suggest.
+    pub fn get(&self) -> Haste {
+        Haste { short: self.0.load(Ordering::Relaxed) }
     }
 }
 
@@ -158,6 +176,8 @@ pub struct RouteCell {
     pub promotions: Counter,
     /// Directions that the kernel did not take, in the order of [`Fallback::ALL`].
     fallbacks: [Counter; Fallback::ALL.len()],
+    /// Whether the next session should be joined at once.
+    pub haste: HasteCell,
     /// Sessions that were joined.
     pub joins: Counter,
     /// Sessions that were not, in the order of [`NotJoined::ALL`].

@@ -84,7 +84,7 @@ fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
         if time == 0 {
             // SAFETY: the helper has no conditions.
             time = unsafe { bpf_ktime_get_ns() };
-            appeared(arrival.leg, time);
+            appeared(arrival, now, time);
         }
         // Noted first, and the phase read again behind the barrier: the daemon changes the phase and then reads what
         // was noted, so that either it sees this packet or this packet sees the new phase.
@@ -151,13 +151,19 @@ fn live(joint: *mut Joint, old: u64, time: u64) -> u64 {
 
 /// Notes that packets of a leg come this way at all.
 #[inline(always)]
-fn appeared(leg: *mut Leg, time: u64) {
-    // SAFETY: the map keeps the value in place, aligned to 8 bytes.
-    unsafe {
-        let seen = &raw mut (*leg).last_seen;
-        if seen.read_volatile() == 0 {
-            seen.write_volatile(time);
+fn appeared(arrival: Arrival, now: u64, time: u64) {
+    // SAFETY: the map keeps the values in place, aligned to 8 bytes.
+    let (seen, others) = unsafe { (&raw mut (*arrival.leg).last_seen, &raw const (*arrival.other).last_seen) };
+    // SAFETY: as before.
+    let both = unsafe {
+        if seen.read_volatile() != 0 {
+            return;
         }
+        seen.write_volatile(time);
+        others.read_volatile() != 0
+    };
+    if both && now == phase::WATCHED {
+        tell(arrival.joint, event::SEEN);
     }
 }
 

@@ -10,8 +10,9 @@ use core::time::Duration;
 /// When a session is joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JoinRules {
-    /// Rests before the packets are watched. Default 4: two requests and their answers. To join costs about as much as
-    /// forwarding ten messages, so a connection that asks once should not.
+    /// Rests before the packets are watched where sessions have been short ([`Haste`]); elsewhere it is the first rest.
+    /// Default 4: two requests and their answers. To join costs about as much as forwarding ten messages, so a connection
+    /// that asks once should not.
     pub after: u32,
     /// Or so long without a byte. Default 2 ms: longer than a target in the same place needs to answer, shorter than
     /// anything that computes.
@@ -37,8 +38,8 @@ pub enum JoinStep {
     Nothing,
     /// Note how far arriving packets reach from now on.
     Watch {
-        /// Nothing comes of its own accord: ask for a sign of life.
-        quiet: bool,
+        /// Ask both peers for a packet, and do not wait until some come of their own accord.
+        ask: bool,
     },
     /// Arm the joint.
     Arm {
@@ -51,6 +52,7 @@ pub enum JoinStep {
 #[derive(Debug, Clone, Copy)]
 pub struct JoinJudge {
     rules: JoinRules,
+    eager: bool,
     state: State,
     /// Rests until the next step.
     pause: u32,
@@ -66,24 +68,32 @@ enum State {
 
 impl JoinJudge {
     /// A session that has just begun.
-    pub const fn new(rules: JoinRules) -> Self {
-        Self { rules, state: State::Unwatched, pause: rules.after, spoiled: 0 }
+    pub const fn new(rules: JoinRules, eager: bool) -> Self {
+        Self { rules, eager, state: State::Unwatched, pause: if eager { 1 } else { rules.after }, spoiled: 0 }
     }
 
     /// The session rests after something moved.
     pub const fn rested(&mut self) -> JoinStep {
         self.pause = self.pause.saturating_sub(1);
         match self.state {
-            State::Unwatched if self.pause == 0 => JoinStep::Watch { quiet: false },
+            State::Unwatched if self.pause == 0 => JoinStep::Watch { ask: self.eager },
             State::Watched if self.pause == 0 => JoinStep::Arm { unseen: false },
             _ => JoinStep::Nothing,
+        }
+    }
+
+    /// Packets of both legs have been seen since they are watched.
+    pub const fn seen(&self) -> JoinStep {
+        match self.state {
+            State::Watched => JoinStep::Arm { unseen: true },
+            State::Unwatched | State::Refused => JoinStep::Nothing,
         }
     }
 
     /// Nothing moved for [`JoinRules::quiet`].
     pub const fn quiet(&self) -> JoinStep {
         match self.state {
-            State::Unwatched => JoinStep::Watch { quiet: true },
+            State::Unwatched => JoinStep::Watch { ask: true },
             State::Watched => JoinStep::Arm { unseen: true },
             State::Refused => JoinStep::Nothing,
         }
@@ -123,6 +133,35 @@ impl JoinJudge {
     /// By which rules it judges.
     pub const fn rules(&self) -> JoinRules {
         self.rules
+    }
+}
+
+/// How long the sessions of a route live, as far as joining cares: those that end soon are not worth it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Haste {
+    /// Of the last sessions, how many were short more than were long.
+    pub short: u8,
+}
+
+/// A session that ends before is short: at a rate of ten connections a second, joining costs less than a thousandth of a CPU.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// From so many on sessions are not joined at once.
+const LAZY: u8 = 4;
+
+/// A route that had short sessions for hours becomes eager again after some long ones.
+const MOST: u8 = 2 * LAZY;
+
+impl Haste {
+    /// A session has ended that lived for so long.
+    pub const fn ended(self, lived: Duration) -> Self {
+        let short = if lived.as_nanos() < SHORT.as_nanos() { self.short + 1 } else { self.short.saturating_sub(LAZY) };
+        Self { short: if short > MOST { MOST } else { short } }
+    }
+
+    /// Whether the next session should be joined as soon as it rests.
+    pub const fn is_eager(self) -> bool {
+        self.short < LAZY
     }
 }
 
@@ -241,11 +280,11 @@ mod tests {
 
     #[test]
     fn a_session_is_watched_after_some_rests_and_then_armed_at_each() {
-        let mut judge = JoinJudge::new(JoinRules::default());
+        let mut judge = JoinJudge::new(JoinRules::default(), false);
         for _ in 0..3 {
             assert_eq!(judge.rested(), JoinStep::Nothing);
         }
-        assert_eq!(judge.rested(), JoinStep::Watch { quiet: false });
+        assert_eq!(judge.rested(), JoinStep::Watch { ask: false });
         judge.watched();
         assert_eq!(judge.rested(), JoinStep::Arm { unseen: false });
         assert_eq!(judge.rested(), JoinStep::Arm { unseen: false }, "until it worked or was spoiled");
@@ -253,15 +292,40 @@ mod tests {
 
     #[test]
     fn a_quiet_session_needs_no_rests() {
-        let mut judge = JoinJudge::new(JoinRules::default());
-        assert_eq!(judge.quiet(), JoinStep::Watch { quiet: true });
+        let mut judge = JoinJudge::new(JoinRules::default(), false);
+        assert_eq!(judge.quiet(), JoinStep::Watch { ask: true });
         judge.watched();
         assert_eq!(judge.quiet(), JoinStep::Arm { unseen: true });
     }
 
     #[test]
+    fn an_eager_session_asks_for_packets_and_is_armed_when_they_came() {
+        let mut judge = JoinJudge::new(JoinRules::default(), true);
+        assert_eq!(judge.seen(), JoinStep::Nothing);
+        assert_eq!(judge.rested(), JoinStep::Watch { ask: true });
+        judge.watched();
+        assert_eq!(judge.seen(), JoinStep::Arm { unseen: true });
+    }
+
+    #[test]
+    fn short_sessions_make_a_route_lazy_and_long_ones_eager_again() {
+        let mut haste = Haste::default();
+        for _ in 0..4 {
+            assert!(haste.is_eager());
+            haste = haste.ended(Duration::from_millis(99));
+        }
+        for _ in 0..1000 {
+            assert!(!haste.is_eager());
+            haste = haste.ended(Duration::ZERO);
+        }
+        haste = haste.ended(Duration::from_millis(100));
+        assert!(!haste.is_eager());
+        assert!(haste.ended(Duration::from_mins(1)).is_eager());
+    }
+
+    #[test]
     fn spoiled_attempts_become_rare_and_let_others_have_their_chance() {
-        let mut judge = JoinJudge::new(JoinRules::default());
+        let mut judge = JoinJudge::new(JoinRules::default(), false);
         judge.watched();
         let mut pauses = [0_u32; 10];
         for pause in &mut pauses {
@@ -276,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_final() {
-        let mut judge = JoinJudge::new(JoinRules { after: 1, quiet: Duration::ZERO });
+        let mut judge = JoinJudge::new(JoinRules { after: 1, quiet: Duration::ZERO }, false);
         judge.refused();
         assert_eq!((judge.rested(), judge.quiet()), (JoinStep::Nothing, JoinStep::Nothing));
         assert!(!judge.is_open() && !judge.is_preferred());

@@ -73,9 +73,14 @@ pub fn arrive(joint: &mut Joint, arrival: Arrival, packet: &[u8], out: &mut [u8]
         Parsed::Foreign => return Outcome::of(Verdict::Pass),
     };
     let before = joint.state & PHASE;
+    let [this, other] = [arrival.side, 1 - arrival.side].map(|side| joint.legs[side].last_seen);
+    let completed = before == phase::WATCHED && this == 0 && other != 0;
     let course = phases::advance(joint, arrival.side, segment.as_ref().map(Segment::facts).as_ref(), arrival.now);
     let became_live = before < phase::LIVE && joint.state & PHASE == phase::LIVE;
-    let event = became_live.then_some(landbridge_common::packet::event::LIVE);
+    let event = match became_live {
+        true => Some(landbridge_common::packet::event::LIVE),
+        false => completed.then_some(landbridge_common::packet::event::SEEN),
+    };
     match (course, segment) {
         (Course::Pass, _) | (Course::Turn, None) => Outcome { verdict: Verdict::Pass, event },
         (Course::Turn, Some(segment)) => Outcome { verdict: Verdict::Turn(turn::trim(&segment, out)), event },

@@ -156,7 +156,9 @@ impl<'a> Relay<'a> {
     ) -> Self {
         let upload = Flow::new(Direction::Upload, settings.policy, head, read, Arc::clone(cell));
         let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, Arc::clone(cell));
-        let join = packet.zip(settings.join).map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules)));
+        let join = packet
+            .zip(settings.join)
+            .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, cell.haste.get().is_eager())));
         Self { upload, download, client, target, settings, worker, kernel, join, cell }
     }
 

@@ -64,8 +64,7 @@ pub struct Joining {
 }
 
 impl PacketPath {
-    /// Watches the packets of a session from now on, if it can be joined at all. `quiet`: none are to be expected, so that
-    /// both peers are asked for one.
+    /// Watches the packets of a session from now on, if it can be joined at all. `ask`: both peers are asked for one.
     ///
     /// # Errors
     /// It cannot; nothing has changed.
@@ -73,7 +72,7 @@ impl PacketPath {
         self: &Arc<Self>,
         legs: [BorrowedFd<'_>; 2],
         books: [Books; 2],
-        quiet: bool,
+        ask: bool,
     ) -> Result<Joining, NotJoined> {
         let kernel = |_error: io::Error| NotJoined::Kernel;
         let mut addresses_of = [None; 2];
@@ -123,7 +122,7 @@ impl PacketPath {
             inserted.map_err(|error| if error.is_full() { NotJoined::Full } else { NotJoined::Kernel })?;
         }
         for side in SIDES {
-            let Origin { origins, clock } = origin(legs[side], books[side], quiet).map_err(kernel)?;
+            let Origin { origins, clock } = origin(legs[side], books[side], ask).map_err(kernel)?;
             joining.origins[side] = origins;
             joining.clocks[side] = clock;
         }
@@ -238,6 +237,13 @@ impl Joining {
             let _decided = joint.change(phase::ARMED | acked, phase::LIVE);
         }
         Ok(self.stand())
+    }
+
+    /// Ready when packets of both legs have been seen. Needs [`PacketPath::run_events`] to run. Only the last waker is woken.
+    pub fn poll_seen(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.taken.waker.register(cx.waker());
+        let joint = self.joint();
+        if SIDES.iter().all(|side| joint.has_seen(*side)) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Ready when the joint is live or spoiled. Needs [`PacketPath::run_events`] to run. Only the last waker is woken. A

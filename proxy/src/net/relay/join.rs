@@ -23,6 +23,8 @@ pub(super) struct Join {
     /// The session is watched.
     joining: Option<Joining>,
     armed: bool,
+    /// Both peers were asked for a packet, and not both have been seen yet.
+    asked: bool,
     /// Bytes that had moved at the last rest.
     moved: u64,
     quiet: Option<Quiet>,
@@ -57,8 +59,16 @@ pub(super) struct Pair<'a> {
 }
 
 impl Join {
-    pub(super) fn new(path: Arc<PacketPath>, rules: JoinRules) -> Self {
-        Self { path, judge: JoinJudge::new(rules), joining: None, armed: false, moved: 0, quiet: None }
+    pub(super) fn new(path: Arc<PacketPath>, rules: JoinRules, eager: bool) -> Self {
+        Self {
+            path,
+            judge: JoinJudge::new(rules, eager),
+            joining: None,
+            armed: false,
+            asked: false,
+            moved: 0,
+            quiet: None,
+        }
     }
 
     /// Whether other ways into the kernel should wait for this one.
@@ -103,6 +113,13 @@ impl Join {
                 // The leg is broken, which shows when it is read.
                 Err(_gone) => return Joint::Not,
             }
+            if let Some(joining) = self.joining.as_ref().filter(|_| self.asked)
+                && joining.poll_seen(cx).is_ready()
+            {
+                self.asked = false;
+                step = self.judge.seen();
+                continue;
+            }
             match self.poll_quiet(cx, moved) {
                 Poll::Ready(()) => step = self.judge.quiet(),
                 Poll::Pending => return Joint::Not,
@@ -113,8 +130,9 @@ impl Join {
     fn take(&mut self, step: JoinStep, pair: Pair<'_>) -> io::Result<Joint> {
         let sockets = [pair.legs[0].socket()?, pair.legs[1].socket()?];
         match (step, &mut self.joining) {
-            (JoinStep::Watch { quiet }, None) => match self.path.watch(sockets, pair.books, quiet) {
+            (JoinStep::Watch { ask }, None) => match self.path.watch(sockets, pair.books, ask) {
                 Ok(joining) => {
+                    self.asked = ask;
                     self.joining = Some(joining);
                     self.judge.watched();
                     Ok(Joint::Not)
