@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `packet_ethernet` | `sched_cls` | the ingress of devices with a MAC header | 5.12: compare and exchange |
 //! | `packet_raw` | `sched_cls` | the ingress of devices without one: TUN, WireGuard | 5.12 |
+//! | `deaf` | `socket_filter` | both sockets of a joined session | 3.19 |
 //!
 //! What they call, and since when the kernel has it:
 //!
@@ -40,8 +41,8 @@ mod translate;
 mod turn;
 mod window;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, socket_filter};
+use aya_ebpf::programs::{SkBuffContext, TcContext};
 
 use crate::skb::Skb;
 
@@ -55,6 +56,12 @@ fn packet_ethernet(packet: TcContext) -> i32 {
 #[classifier]
 fn packet_raw(packet: TcContext) -> i32 {
     parse::classify(Skb::<0>::of(&packet))
+}
+
+/// Keeps every packet from the socket of a joined session.
+#[socket_filter]
+fn deaf(_: SkBuffContext) -> i64 {
+    0
 }
 
 #[panic_handler]

@@ -78,7 +78,7 @@ impl Joined {
         }
         if !self.sealed {
             for shadow in self.shadows.iter().flatten() {
-                repair::deafen(shadow.as_fd())?;
+                self.path.deafen(shadow.as_fd())?;
                 repair::stand_aside(shadow.as_fd())?;
             }
             self.sealed = true;

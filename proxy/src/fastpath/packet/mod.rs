@@ -8,6 +8,7 @@
 //! |---|---|---|---|
 //! | `packet_ethernet` | `tc` classifier | ingress of every device with a hardware address (TCX, before 6.6 clsact) | 6.1 |
 //! | `packet_raw` | the same | ingress of every device without: TUN, WireGuard | 6.1 |
+//! | `deaf` | socket filter | the shadows | 6.1 |
 
 mod devices;
 mod events;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use landbridge_common::packet::{Joint, LegRef, PacketCounter, Tuple};
 use tokio::sync::mpsc::UnboundedSender;
@@ -40,6 +42,8 @@ use super::unavailable::{LoadError, Unavailable};
 
 /// The eBPF object of the packet datapath in this binary; `None` when it was built without `cargo xtask build`.
 pub use super::PACKET_OBJECT as OBJECT;
+
+const DEAF: &str = "deaf";
 
 const LEGS: &str = "LEGS";
 const JOINTS: &str = "JOINTS";
@@ -112,6 +116,10 @@ impl PacketPath {
             _ => return Err(MapError::Missing { map: JOINTS }.into()),
         };
         devices::load(&mut programs)?;
+        let Some(Program::SocketFilter(deaf)) = programs.program_mut(DEAF) else {
+            return Err(LoadError::NoProgram { program: DEAF });
+        };
+        deaf.load().map_err(|source| LoadError::Program { program: DEAF, source })?;
         Ok(Self {
             joints,
             legs: Mutex::new(take(&mut programs, LEGS)?),
@@ -137,6 +145,16 @@ impl PacketPath {
     pub fn count(&self, what: PacketCounter) -> Result<u64, MapError> {
         let values = self.counters.get(&(what as u32), 0).map_err(refused(COUNTERS))?;
         Ok(values.iter().sum())
+    }
+
+    /// From now on nothing that arrives reaches the socket. All sockets share one program: a filter of their own would cost
+    /// each a page.
+    fn deafen(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Program::SocketFilter(deaf)) = programs.program(DEAF) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        deaf.attach(socket).map(drop).map_err(io::Error::other)
     }
 
     fn joint(&self, index: u32) -> JointCell<'_> {
