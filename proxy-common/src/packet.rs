@@ -53,9 +53,10 @@ pub mod phase {
     pub const ARMED: u64 = 3;
     /// Packets are rewritten and sent on; no socket sees them.
     pub const LIVE: u64 = 4;
-    /// As live, but both directions have ended and were acknowledged: only repetitions are to come.
+    /// As live, but both directions have ended and were acknowledged: only repetitions are to come. A SYN begins another
+    /// connection with the same addresses and ports, for which the joint is [`FREE`].
     pub const CLOSED: u64 = 5;
-    /// As live, but a peer has reset its connection, and that was sent on.
+    /// As closed, but a peer has reset its connection, and that was sent on.
     pub const RESET: u64 = 6;
     /// Packets are dropped: the joint is too old, or the daemon is about to take it away.
     pub const DEAD: u64 = 7;
@@ -70,6 +71,9 @@ pub const TARGET_ACKED: u64 = 1 << 9;
 /// Something arrived while the joint was prepared or armed: it does not become live, and the daemon has to relay on. Set
 /// even while watched by a packet whose end cannot be told, such as a fragment.
 pub const DIRTY: u64 = 1 << 10;
+
+/// The target has reset, not the client ([`phase::RESET`] only).
+pub const BY_TARGET: u64 = 1 << 11;
 
 /// Set in fields whose lower half is a number once they hold one.
 pub const KNOWN: u64 = 1 << 32;
@@ -118,7 +122,7 @@ pub struct Leg {
     pub packets: u64,
     /// Packets with payload that had been sent on before: the peer repeated them.
     pub retransmitted: u64,
-    /// When the last packet came, by the kernel's monotonic clock (`CLOCK_MONOTONIC`), in nanoseconds.
+    /// When the last packet was sent on, or, before the joint is live, when the first one came since it is watched; by the kernel's monotonic clock (`CLOCK_MONOTONIC`), in nanoseconds.
     pub last_seen: u64,
     /// When the first payload was sent on.
     pub first_payload: u64,

@@ -126,10 +126,11 @@ impl JoinedSessions {
         let mut members = self.members.borrow_mut();
         let Some(member) = members.get_mut(&index) else { return };
         let Some(end) = member.look() else { return };
-        if let Some(Member { joined, mut account, .. }) = members.remove(&index) {
+        if let Some(Member { mut joined, mut account, .. }) = members.remove(&index) {
             account.end = end;
             debug!(end = end.code(), "joined session ended");
             if joined.ending() != Ending::No {
+                joined.release();
                 self.lingering.borrow_mut().push_back((Instant::now(), joined));
             }
         }

@@ -29,10 +29,23 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it on `host` and waits until it serves.
     pub fn start(host: &Host, config: &Config) -> Result<Self> {
+        Self::start_by(&[], host, config)
+    }
+
+    /// The same, started by another program, whose arguments these are.
+    pub fn start_by(wrapper: &[&str], host: &Host, config: &Config) -> Result<Self> {
         let folder = TempDir::new()?;
         let mut file = NamedTempFile::with_suffix(".toml")?;
         write!(file, "{}", config.clone().socket(&folder.path().join(SOCKET)))?;
-        let mut command = host.command(binary("landbridge")?);
+        let landbridge = binary("landbridge")?;
+        let mut command = match wrapper {
+            [] => host.command(landbridge),
+            [program, arguments @ ..] => {
+                let mut command = host.command(program);
+                command.args(arguments).arg(landbridge);
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(file.path());
         let process = Process::start("landbridge", &mut command)?;
         let mut daemon = Self { process, host: host.clone(), config: file, folder };

@@ -104,6 +104,12 @@ impl Host {
         Ok(())
     }
 
+    /// Sets a kernel parameter of the host's network, by its path below `net`.
+    pub fn set_sysctl(&self, path: &str, value: &str) -> Result<()> {
+        let set = self.enter(|| std::fs::write(format!("/proc/sys/net/{path}"), value));
+        set.with_context(|| format!("cannot set {path} of {}", self.name))
+    }
+
     /// Connects from the host to `address`.
     pub fn connect(&self, address: SocketAddr) -> Result<TcpStream> {
         self.try_connect(address).with_context(|| format!("{} cannot connect to {address}", self.name))

@@ -116,6 +116,11 @@ pub fn random_chunks(seed: u64, longest_pause: Duration) -> impl Iterator<Item =
     })
 }
 
+/// Chunks as large as they get, without a pause.
+pub fn large_chunks() -> impl Iterator<Item = Chunk> {
+    std::iter::repeat(Chunk { length: LONGEST_CHUNK, pause: Duration::ZERO })
+}
+
 /// Writes the first `length` bytes of `source` in these chunks.
 pub fn pump(
     mut stream: impl Write,

@@ -30,7 +30,7 @@ pub(crate) fn forward<const LINK: u32>(
     // SAFETY: the helper has no conditions.
     let now = unsafe { bpf_ktime_get_ns() };
     if has_expired(arrival, now) {
-        phases::end(joint, phase::DEAD);
+        phases::end(joint, phase::DEAD, 0);
         return drop(joint, PacketCounter::Dead);
     }
     let Some(segment) = segment else { return drop(joint, PacketCounter::Untranslatable) };

@@ -59,6 +59,7 @@ pub(crate) fn decide<const LINK: u32>(
 fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
     let mut attempt = 0;
     let mut noted = false;
+    let mut time = 0;
     while attempt < ATTEMPTS {
         attempt += 1;
         let old = state(arrival.joint);
@@ -70,7 +71,20 @@ fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
             return Course::Dead;
         }
         if now >= phase::LIVE {
-            return Course::Live;
+            let Some(segment) = segment else { return Course::Live };
+            if now == phase::LIVE || segment.flags & SYN == 0 {
+                return Course::Live;
+            }
+            // Another connection begins with the same addresses and ports.
+            if exchange(arrival.joint, old, old & !PHASE | phase::FREE) == old {
+                return Course::Pass;
+            }
+            continue;
+        }
+        if time == 0 {
+            // SAFETY: the helper has no conditions.
+            time = unsafe { bpf_ktime_get_ns() };
+            appeared(arrival.leg, time);
         }
         // Noted first, and the phase read again behind the barrier: the daemon changes the phase and then reads what
         // was noted, so that either it sees this packet or this packet sees the new phase.
@@ -83,7 +97,7 @@ fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
                 continue;
             }
         }
-        let new = demanded(old, segment, arrival);
+        let new = demanded(old, segment, arrival, time);
         if new == old || exchange(arrival.joint, old, new) == old {
             if new & PHASE != phase::LIVE {
                 return Course::Pass;
@@ -98,7 +112,7 @@ fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
 
 /// What the state is to become before this packet goes to its socket.
 #[inline(always)]
-fn demanded(old: u64, segment: Option<&Segment>, arrival: Arrival) -> u64 {
+fn demanded(old: u64, segment: Option<&Segment>, arrival: Arrival, time: u64) -> u64 {
     // How far it reaches cannot be noted, so that the daemon must not believe what it reads.
     let Some(segment) = segment else { return old | DIRTY };
     let now = old & PHASE;
@@ -119,20 +133,32 @@ fn demanded(old: u64, segment: Option<&Segment>, arrival: Arrival) -> u64 {
         if !acknowledges_all {
             return old;
         }
-        return if old & others != 0 { live(arrival.joint, old) } else { old | mine };
+        return if old & others != 0 { live(arrival.joint, old, time) } else { old | mine };
     }
     if segment.sequence == received && acknowledges_all && old & others != 0 {
-        return live(arrival.joint, old);
+        return live(arrival.joint, old, time);
     }
     old | DIRTY
 }
 
 /// The state of a live joint; says since when first, since idleness is counted from there.
 #[inline(always)]
-fn live(joint: *mut Joint, old: u64) -> u64 {
+fn live(joint: *mut Joint, old: u64, time: u64) -> u64 {
     // SAFETY: the map keeps the value in place, aligned to 8 bytes. Whoever makes the joint live stores about the same.
-    unsafe { (&raw mut (*joint).live_at).write_volatile(bpf_ktime_get_ns()) };
+    unsafe { (&raw mut (*joint).live_at).write_volatile(time) };
     old & !(PHASE | ACKED | DIRTY) | phase::LIVE
+}
+
+/// Notes that packets of a leg come this way at all.
+#[inline(always)]
+fn appeared(leg: *mut Leg, time: u64) {
+    // SAFETY: the map keeps the value in place, aligned to 8 bytes.
+    unsafe {
+        let seen = &raw mut (*leg).last_seen;
+        if seen.read_volatile() == 0 {
+            seen.write_volatile(time);
+        }
+    }
 }
 
 /// Notes the newest sequence number that goes to the socket, as a full barrier.
@@ -171,17 +197,19 @@ pub(crate) fn exchange(joint: *mut Joint, old: u64, new: u64) -> u64 {
     unsafe { compare_exchange(&raw mut (*joint).state, old, new) }
 }
 
-/// Takes a joint that is live or later to a later phase; returns whether this packet did it.
+/// Ends a live joint, or one that lingers after its end for good, with these flags; returns whether this packet did it.
+/// A RST after both FINs does not count: a peer that has forgotten the connection answers so to what comes late.
 #[inline(always)]
-pub(crate) fn end(joint: *mut Joint, phase: u64) -> bool {
+pub(crate) fn end(joint: *mut Joint, phase: u64, flags: u64) -> bool {
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         let old = state(joint);
         let now = old & PHASE;
-        if now < phase::LIVE || now >= phase {
+        let lingers = (phase::LIVE..phase::DEAD).contains(&now);
+        if now != phase::LIVE && !(phase == phase::DEAD && lingers) {
             return false;
         }
-        if exchange(joint, old, old & !PHASE | phase) == old {
+        if exchange(joint, old, old & !PHASE | phase | flags) == old {
             return true;
         }
         attempt += 1;

@@ -1,6 +1,6 @@
 //! What is learned from a packet that is sent on: bytes, progress, round-trip times, and how the session ends.
 
-use landbridge_common::packet::{KNOWN, Leg, event, phase};
+use landbridge_common::packet::{BY_TARGET, KNOWN, Leg, event, phase};
 
 use crate::atomics::add;
 use crate::counters::tell;
@@ -21,7 +21,8 @@ pub(crate) fn forwarded(segment: &Segment, arrival: Arrival, now: u64) {
             (&raw mut (*leg).ended_at).write_volatile(now);
         }
         if segment.flags & RST != 0 {
-            if is_expected(segment, leg, other) && phases::end(joint, phase::RESET) {
+            let by = if arrival.is_target { BY_TARGET } else { 0 };
+            if is_expected(segment, leg, other) && phases::end(joint, phase::RESET, by) {
                 tell(joint, event::RESET);
             }
             return;
@@ -36,7 +37,7 @@ pub(crate) fn forwarded(segment: &Segment, arrival: Arrival, now: u64) {
         if announced > (&raw const (*leg).window).read_volatile() {
             (&raw mut (*leg).window).write_volatile(announced);
         }
-        if is_acknowledged(leg, other) && is_acknowledged(other, leg) && phases::end(joint, phase::CLOSED) {
+        if is_acknowledged(leg, other) && is_acknowledged(other, leg) && phases::end(joint, phase::CLOSED, 0) {
             tell(joint, event::CLOSED);
         }
     }

@@ -144,7 +144,8 @@ pub struct Judge {
     reluctance: u32,
     /// The pace of a row of messages that has just become long enough.
     row: Option<Pace>,
-    refused: bool,
+    /// It does not ask for the kernel any more.
+    stays: bool,
 }
 
 impl Judge {
@@ -158,7 +159,7 @@ impl Judge {
             since: Duration::ZERO,
             reluctance: 1,
             row: None,
-            refused: false,
+            stays: false,
         }
     }
 
@@ -211,7 +212,7 @@ impl Judge {
     /// Whether, and as what, the direction should be promoted at the next moment when nothing is waiting, while its worker
     /// has `busy` directions in the kernel that are [`Pace::Busy`].
     pub fn wants_kernel(&self, busy: u32) -> Option<Pace> {
-        if self.refused {
+        if self.stays {
             return None;
         }
         match (self.policy.promote, self.row) {
@@ -230,7 +231,7 @@ impl Judge {
 
     /// The kernel refused the promotion: this direction does not ask again.
     pub fn refused(&mut self) {
-        self.refused = true;
+        self.stays = true;
     }
 
     /// The direction came back from the kernel.
@@ -241,7 +242,8 @@ impl Judge {
             Demotion::Behind | Demotion::Bulk => {
                 self.reluctance = self.reluctance.saturating_mul(2).min(self.policy.thresholds.reluctance.max(1));
             }
-            Demotion::Ended => {}
+            // Only its rest and its end are left to pass on, and the kernel would refuse it.
+            Demotion::Ended => self.stays = true,
         }
         if why == Demotion::Bulk && self.policy.splice {
             self.splicing = true;
@@ -348,11 +350,15 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_final() {
-        let mut judge = Judge::new(policy(false, Promote::AtOnce));
-        assert_eq!(judge.wants_kernel(FULL), Some(Pace::Slow));
-        judge.refused();
-        assert_eq!(judge.wants_kernel(FULL), None);
+    fn a_refusal_and_the_end_of_the_source_are_final() {
+        for last in [Judge::refused, |judge: &mut Judge| judge.demoted(Demotion::Ended)] {
+            let mut judge = Judge::new(policy(false, Promote::AtOnce));
+            assert_eq!(judge.wants_kernel(FULL), Some(Pace::Slow));
+            judge.demoted(Demotion::Behind);
+            assert_eq!(judge.wants_kernel(FULL), Some(Pace::Slow));
+            last(&mut judge);
+            assert_eq!(judge.wants_kernel(FULL), None);
+        }
     }
 
     proptest! {

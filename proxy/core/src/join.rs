@@ -36,7 +36,10 @@ pub enum JoinStep {
     /// Relay on.
     Nothing,
     /// Note how far arriving packets reach from now on.
-    Watch,
+    Watch {
+        /// Nothing comes of its own accord: ask for a sign of life.
+        quiet: bool,
+    },
     /// Arm the joint.
     Arm {
         /// Legs of which no packet was seen since they are watched count as resting too: nothing came for a while.
@@ -71,7 +74,7 @@ impl JoinJudge {
     pub const fn rested(&mut self) -> JoinStep {
         self.pause = self.pause.saturating_sub(1);
         match self.state {
-            State::Unwatched if self.pause == 0 => JoinStep::Watch,
+            State::Unwatched if self.pause == 0 => JoinStep::Watch { quiet: false },
             State::Watched if self.pause == 0 => JoinStep::Arm { unseen: false },
             _ => JoinStep::Nothing,
         }
@@ -80,7 +83,7 @@ impl JoinJudge {
     /// Nothing moved for [`JoinRules::quiet`].
     pub const fn quiet(&self) -> JoinStep {
         match self.state {
-            State::Unwatched => JoinStep::Watch,
+            State::Unwatched => JoinStep::Watch { quiet: true },
             State::Watched => JoinStep::Arm { unseen: true },
             State::Refused => JoinStep::Nothing,
         }
@@ -242,7 +245,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(judge.rested(), JoinStep::Nothing);
         }
-        assert_eq!(judge.rested(), JoinStep::Watch);
+        assert_eq!(judge.rested(), JoinStep::Watch { quiet: false });
         judge.watched();
         assert_eq!(judge.rested(), JoinStep::Arm { unseen: false });
         assert_eq!(judge.rested(), JoinStep::Arm { unseen: false }, "until it worked or was spoiled");
@@ -251,7 +254,7 @@ mod tests {
     #[test]
     fn a_quiet_session_needs_no_rests() {
         let mut judge = JoinJudge::new(JoinRules::default());
-        assert_eq!(judge.quiet(), JoinStep::Watch);
+        assert_eq!(judge.quiet(), JoinStep::Watch { quiet: true });
         judge.watched();
         assert_eq!(judge.quiet(), JoinStep::Arm { unseen: true });
     }

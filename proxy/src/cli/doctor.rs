@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::Exit;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
+use crate::fastpath::packet::PacketPath;
+use crate::fastpath::version::{GOOD, Version};
 use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
@@ -16,7 +18,7 @@ use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 /// # Errors
 /// Writing to stdout.
 pub(super) fn doctor(json: bool) -> io::Result<Exit> {
-    let report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()));
+    let report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), PacketPath::examine());
     let mut out = io::stdout().lock();
     if json {
         serde_json::to_writer_pretty(&mut out, &report)?;
@@ -34,6 +36,7 @@ struct Report {
     kernel: String,
     checks: Vec<Check>,
     fast_path: FastPathReport,
+    packet_path: PacketPathReport,
 }
 
 /// One line of the report.
@@ -54,9 +57,21 @@ struct FastPathReport {
     self_test: Option<SelfTest>,
 }
 
+#[derive(Debug, Serialize)]
+struct PacketPathReport {
+    available: bool,
+    /// The stable name of the reason if it is not.
+    reason: Option<&'static str>,
+}
+
 impl Report {
-    fn of(kernel: &Kernel, object: Option<&[u8]>, fast_path: Result<Arc<FastPath>, Unavailable>) -> Self {
-        let mut checks = vec![Check::good("kernel", &kernel.release)];
+    fn of(
+        kernel: &Kernel,
+        object: Option<&[u8]>,
+        fast_path: Result<Arc<FastPath>, Unavailable>,
+        packet: Result<Vec<String>, Unavailable>,
+    ) -> Self {
+        let mut checks = vec![version_check(&kernel.release)];
         for capability in Capability::ALL {
             checks.push(if kernel.holds(capability) {
                 Check::good(capability, "held")
@@ -75,12 +90,15 @@ impl Report {
             None => Check::bad("fast path built in", "no eBPF object", Unavailable::NotBuilt.remedy()),
         });
         checks.extend(fast_path_checks(&fast_path));
+        let packet_path = packet.as_ref().map(drop).map_err(Unavailable::reason);
+        checks.push(packet_check(packet));
 
         let fast_path = match fast_path {
             Ok(started) => FastPathReport { available: true, reason: None, self_test: Some(*started.self_test()) },
             Err(why) => FastPathReport { available: false, reason: Some(why.reason()), self_test: None },
         };
-        Self { kernel: kernel.release.clone(), checks, fast_path }
+        let packet_path = PacketPathReport { available: packet_path.is_ok(), reason: packet_path.err() };
+        Self { kernel: kernel.release.clone(), checks, fast_path, packet_path }
     }
 
     fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
@@ -92,9 +110,27 @@ impl Report {
             }
         }
         match self.fast_path.reason {
-            None => writeln!(out, "\nThe fast path is available."),
-            Some(reason) => writeln!(out, "\nNo fast path ({reason}): all bytes move in user space."),
+            None => writeln!(out, "\nThe fast path is available.")?,
+            Some(reason) => writeln!(out, "\nNo fast path ({reason}): what is not joined moves in user space.")?,
         }
+        match self.packet_path.reason {
+            None => writeln!(out, "The packet datapath is available."),
+            Some(reason) => writeln!(out, "No packet datapath ({reason}): no session is joined."),
+        }
+    }
+}
+
+/// The kernel's place on the list of those that forward without a known fault, with the reasons if it has none.
+fn version_check(release: &str) -> Check {
+    const KERNEL: &str = "kernel";
+    let remedy = Unavailable::KernelTooOld { release: release.to_owned() }.remedy();
+    let Some(version) = Version::of(release) else {
+        return Check::bad(KERNEL, format!("{release:?} has no version; known to be good: {GOOD}"), remedy);
+    };
+    let faults: Vec<&str> = version.faults().map(|fault| fault.what).collect();
+    match faults.is_empty() {
+        true => Check::good(KERNEL, format!("{release}, without known faults in sockmap")),
+        false => Check::bad(KERNEL, format!("{release}: {}; good: {GOOD}", faults.join(", and ")), remedy),
     }
 }
 
@@ -118,6 +154,16 @@ fn fast_path_checks(fast_path: &Result<Arc<FastPath>, Unavailable>) -> Vec<Check
     }
 }
 
+/// Whether the packet datapath loads, and where it would look.
+fn packet_check(packet: Result<Vec<String>, Unavailable>) -> Check {
+    const NAME: &str = "packet datapath";
+    match packet {
+        Ok(devices) if devices.is_empty() => Check::good(NAME, "loaded; no device but loopback is up"),
+        Ok(devices) => Check::good(NAME, format!("loaded; for the devices {}", devices.join(", "))),
+        Err(why) => Check::bad(NAME, why.chain(), why.remedy()),
+    }
+}
+
 impl Check {
     fn good(name: impl ToString, detail: impl ToString) -> Self {
         Self { name: name.to_string(), ok: true, detail: detail.to_string(), remedy: None }
@@ -133,14 +179,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_kernel_that_is_not_on_the_list_is_told_why() {
+        let old = version_check("6.1.0-49-cloud-amd64");
+        assert!(!old.ok && old.detail.contains("was sent twice, and data of a verdict"), "{old:?}");
+        assert!(version_check("6.18.44").ok);
+        assert!(!version_check("next").ok);
+    }
+
+    #[test]
     fn a_daemon_without_the_object_says_so_and_what_to_do() {
-        let report = Report::of(&Kernel::observe(), None, Err(Unavailable::NotBuilt));
+        let missing = (Err(Unavailable::NotBuilt), Err(Unavailable::NotBuilt));
+        let report = Report::of(&Kernel::observe(), None, missing.0, missing.1);
         let mut text = Vec::new();
         report.print(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("no  fast path built in"), "{text}");
         assert!(text.contains("-> build with `cargo xtask build`"), "{text}");
-        assert!(text.ends_with("No fast path (not_built): all bytes move in user space.\n"), "{text}");
+        assert!(text.contains("No fast path (not_built): what is not joined moves in user space.\n"), "{text}");
+        assert!(text.ends_with("No packet datapath (not_built): no session is joined.\n"), "{text}");
 
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["fast_path"]["reason"], "not_built");

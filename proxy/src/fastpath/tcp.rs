@@ -57,6 +57,14 @@ pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
+/// Bytes of memory that arrived packets take which nobody has read: those in order and those that wait for one before them.
+pub(super) fn held(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // `SK_MEMINFO_VARS` and `SK_MEMINFO_RMEM_ALLOC` (linux/sock_diag.h).
+    let mut memory = [0_u32; 9];
+    get(socket, libc::SOL_SOCKET, libc::SO_MEMINFO, &mut memory)?;
+    Ok(memory[0])
+}
+
 /// Everything that was ever given to the socket, acknowledged or not, as its `bytes_acked` will count it.
 ///
 /// Exact while nobody writes to the socket. The two numbers cannot be read at once: they are taken again until no

@@ -109,6 +109,9 @@ pub enum LoadError {
     /// A map that is missing or of another type.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// The network devices cannot be listed.
+    #[error("the list of network devices")]
+    Devices(#[source] io::Error),
     /// The programs' log.
     #[error("the programs' log")]
     Log(#[from] aya_log::Error),

@@ -1,9 +1,4 @@
-//! Which kernels forward without a known bug.
-//!
-//! | from | why not earlier |
-//! |---|---|
-//! | 6.16, and the stable 6.12.34, 6.6.94, 6.1.142 | a redirect that the sink took in parts was sent twice |
-//! | 6.4 | data of a verdict was counted wrong and could stall |
+//! Which kernels forward without a known fault: an allow-list, with the reasons.
 //!
 //! The stable series 5.15 and 5.10 got only some of the corrections, and 6.13 to 6.15 are not maintained any more. What a
 //! distribution corrected on its own does not show in the version: such a kernel is refused although it might work.
@@ -18,11 +13,33 @@ pub struct Version {
     patch: u32,
 }
 
-/// The first version without known bugs of each stable series that got the corrections.
+/// Something that the kernel did wrong when a verdict redirected.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What happened to a stream.
+    pub what: &'static str,
+    /// The first version of all later ones that does not do it.
+    corrected: Version,
+    /// The first one of each stable series that got the correction.
+    stable: &'static [Version],
+}
+
+/// The stable releases that got the last of the corrections.
 const STABLE: [Version; 3] = [Version::new(6, 1, 142), Version::new(6, 6, 94), Version::new(6, 12, 34)];
 
-/// From here on every version has them.
-const MAINLINE: Version = Version::new(6, 16, 0);
+/// What is known, the latest correction first.
+const FAULTS: [Fault; 2] = [
+    Fault {
+        what: "a redirect that the sink took in parts was sent twice",
+        corrected: Version::new(6, 16, 0),
+        stable: &STABLE,
+    },
+    Fault {
+        what: "data of a verdict was counted wrong and could stall",
+        corrected: Version::new(6, 4, 0),
+        stable: &STABLE,
+    },
+];
 
 impl Version {
     const fn new(major: u32, minor: u32, patch: u32) -> Self {
@@ -36,10 +53,17 @@ impl Version {
         Some(Self::new(numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))
     }
 
-    /// Whether this version forwards without a known bug.
+    /// What this version is known to do wrong.
+    pub fn faults(self) -> impl Iterator<Item = &'static Fault> {
+        FAULTS.iter().filter(move |fault| {
+            let in_series = |first: &Version| (first.major, first.minor) == (self.major, self.minor) && self >= *first;
+            self < fault.corrected && !fault.stable.iter().any(in_series)
+        })
+    }
+
+    /// Whether this version forwards without a known fault.
     pub fn is_good(self) -> bool {
-        let in_series = |first: &Version| (first.major, first.minor) == (self.major, self.minor) && self >= *first;
-        self >= MAINLINE || STABLE.iter().any(in_series)
+        self.faults().next().is_none()
     }
 }
 
@@ -50,7 +74,7 @@ impl fmt::Display for Version {
 }
 
 /// The versions that [`Version::is_good`] takes, in words.
-pub(super) const GOOD: &str = "6.16 or later, or 6.12.34, 6.6.94, 6.1.142 or later of these series";
+pub const GOOD: &str = "6.16 or later, or 6.12.34, 6.6.94, 6.1.142 or later of these series";
 
 #[cfg(test)]
 mod tests {
@@ -92,5 +116,13 @@ mod tests {
         ] {
             assert_eq!(Version::of(release).unwrap().is_good(), good, "{release}");
         }
+    }
+
+    #[test]
+    fn faults_are_those_of_the_version() {
+        let faults = |release| Version::of(release).unwrap().faults().map(|fault| fault.what).collect::<Vec<_>>();
+        assert_eq!(faults("6.15.11"), [FAULTS[0].what]);
+        assert_eq!(faults("6.1.141"), [FAULTS[0].what, FAULTS[1].what]);
+        assert!(faults("6.1.142").is_empty());
     }
 }

@@ -1,12 +1,19 @@
 //! ICMP errors about packets that were sent on.
 
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 
 use landbridge_common::packet::{CLIENT, KNOWN, PacketCounter, TARGET, phase};
-use landbridge_core::packet::Verdict;
+use landbridge_core::packet::{Verdict, icmp, parse};
 use landbridge_tests::packet::{Packet, is_intact};
+use proptest::prelude::{any, prop};
+use proptest::sample::select;
+use proptest::test_runner::{Config, TestRunner};
 
 use crate::rig::{Ends, Link, Rig};
+
+/// A run takes well under a millisecond.
+const CASES: u32 = 3_000;
 
 const LINKS: [Link; 2] = [Link::Ethernet, Link::Raw];
 
@@ -150,4 +157,43 @@ fn other_errors_are_left_to_the_stack() {
     let ends = Ends::new(true, false, Link::Ethernet);
     let ran = rig.run(Link::Ethernet, &ends, &ends.joint(), &packet.error(from, 3, 4, 1280, 28));
     assert_eq!(ran.verdict, Verdict::Pass);
+}
+
+/// Errors with any bytes wrong: programs and model agree about whose they are, and what becomes of them.
+#[test]
+fn broken_errors() {
+    let Some(rig) = Rig::new() else { return };
+    let rig = RefCell::new(rig);
+    let forwarded = Cell::new(0);
+    let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+    let changes = prop::collection::vec((0..100_usize, any::<u8>()), 0..3);
+    let strategy = (any::<[bool; 2]>(), 0..2_usize, 0..1500_u32, select(vec![1_u8, 2, 3, 11]), 0..120_usize, changes);
+    let result = runner.run(&strategy, |(is_ipv6, side, offset, kind, quoted, changes)| {
+        let ends = Ends::new(is_ipv6[0], is_ipv6[1], Link::Ethernet);
+        let mut joint = ends.joint();
+        let (leg, origin) = (joint.legs[side], &mut joint.legs[1 - side]);
+        origin.newest = KNOWN | u64::from(origin.received.wrapping_add(1000));
+        let packet = sent_on(&ends, side, leg.sent.wrapping_add(offset), leg.received);
+        let mut error = packet.error(router(ends.0[side][0].0), kind, 0, 1300, quoted);
+        let version = error[0] >> 4;
+        for (at, change) in changes {
+            let at = at % error.len();
+            error[at] ^= change;
+        }
+        // The other version would come with another type in the Ethernet header.
+        error[0] = error[0] & 15 | version << 4;
+        let is_ours = icmp::about(&error).is_some_and(|tuple| (0..2).any(|side| ends.tuple(side) == tuple));
+        let mut rig = rig.borrow_mut();
+        if !is_ours && parse::tuple(&error).is_none() {
+            rig.run_foreign(Link::Ethernet, &error);
+        } else if is_ours {
+            let ran = rig.run(Link::Ethernet, &ends, &joint, &error);
+            forwarded.set(forwarded.get() + u32::from(matches!(ran.verdict, Verdict::Forward(_))));
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(forwarded.get() > CASES / 20, "{}", forwarded.get());
 }

@@ -11,3 +11,4 @@ mod middle;
 mod programs;
 mod refused;
 mod rig;
+mod vlan;

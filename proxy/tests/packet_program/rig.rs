@@ -56,7 +56,7 @@ impl Ends {
         Self([leg(client_is_ipv6, 0, 40_001, 8000), leg(target_is_ipv6, 1, 9000, 50_002)])
     }
 
-    fn tuple(&self, side: usize) -> Tuple {
+    pub(crate) fn tuple(&self, side: usize) -> Tuple {
         let [peer, own] = self.0[side];
         tuple(peer.into(), own.into())
     }

@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use socket2::SockRef;
 
-use super::plan::{Part, Plan, Reset, Rhythm, Role};
+use super::plan::{Habits, Part, Plan, Reset, Rhythm, Role};
 use crate::pattern::{Checker, Chunk, LONGEST_CHUNK, Source};
 use crate::{Ending, SocketExt};
 
@@ -42,7 +42,7 @@ pub(super) enum Step {
 pub(super) struct End {
     stream: TcpStream,
     role: Role,
-    seed: u64,
+    habits: Habits,
     readable: bool,
     writable: bool,
     /// The session's number, as far as it was sent or received.
@@ -82,18 +82,18 @@ struct Half {
 
 impl End {
     /// The client of a session, which is being connected.
-    pub(super) fn client(stream: TcpStream, seed: u64, session: u64) -> Self {
-        Self { number: session.to_be_bytes(), ..Self::new(stream, Role::Client, seed) }
+    pub(super) fn client(stream: TcpStream, habits: Habits, session: u64) -> Self {
+        Self { number: session.to_be_bytes(), ..Self::new(stream, Role::Client, habits) }
     }
 
     /// The target of a session that has been accepted.
-    pub(super) fn target(stream: TcpStream, seed: u64) -> Self {
-        Self::new(stream, Role::Target, seed)
+    pub(super) fn target(stream: TcpStream, habits: Habits) -> Self {
+        Self::new(stream, Role::Target, habits)
     }
 
-    fn new(stream: TcpStream, role: Role, seed: u64) -> Self {
+    fn new(stream: TcpStream, role: Role, habits: Habits) -> Self {
         let (number, named) = ([0; NUMBER], 0);
-        Self { stream, role, seed, readable: false, writable: false, number, named, conversation: None }
+        Self { stream, role, habits, readable: false, writable: false, number, named, conversation: None }
     }
 
     /// Takes note of what the kernel says about the socket.
@@ -179,7 +179,7 @@ impl End {
             return Ok(Step::Again);
         }
         let session = u64::from_be_bytes(self.number);
-        let conversation = Conversation::new(&Plan::of(self.seed, session), session, self.role, now);
+        let conversation = Conversation::new(&Plan::of(self.habits, session), session, self.role, now);
         if conversation.part.small_buffers {
             self.stream.shrink_buffers()?;
         }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Socket, Type};
 
 pub use end::Outcome;
-pub use plan::{Reset, Role};
+pub use plan::{Habits, Reset, Role};
 
 use crate::Host;
 use plan::Plan;
@@ -31,7 +31,7 @@ const BACKLOG: i32 = 4096;
 /// Sessions that all begin at once.
 #[derive(Debug)]
 pub struct Crowd {
-    seed: u64,
+    habits: Habits,
     sessions: u64,
     listener: TcpListener,
 }
@@ -47,7 +47,7 @@ pub struct Outcomes {
 
 impl Crowd {
     /// Lets the targets of so many sessions listen on `port` of `host`, for IPv4 and IPv6.
-    pub fn new(host: &Host, port: u16, seed: u64, sessions: u64) -> Result<Self> {
+    pub fn new(host: &Host, port: u16, habits: Habits, sessions: u64) -> Result<Self> {
         let listen = || -> std::io::Result<TcpListener> {
             let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
@@ -57,12 +57,12 @@ impl Crowd {
             Ok(socket.into())
         };
         let listener = host.enter(listen).with_context(|| format!("{} cannot listen on {port}", host.name()))?;
-        Ok(Self { seed, sessions, listener })
+        Ok(Self { habits, sessions, listener })
     }
 
     /// Sessions that somebody resets, by whom and when.
     pub fn resets(&self) -> impl Iterator<Item = (u64, Role, Reset)> {
-        let plans = (0..self.sessions).map(|session| (session, Plan::of(self.seed, session)));
+        let plans = (0..self.sessions).map(|session| (session, Plan::of(self.habits, session)));
         plans.filter_map(|(session, plan)| plan.reset().map(|(role, reset)| (session, role, reset)))
     }
 
@@ -76,7 +76,7 @@ impl Crowd {
         thread::scope(|scope| {
             let targets = scope.spawn(|| {
                 let outcomes = Side::new().and_then(|mut side| {
-                    side.accept_from(&self.listener, self.seed)?;
+                    side.accept_from(&self.listener, self.habits)?;
                     side.run(deadline, &signals)
                 });
                 failed(&outcomes);
@@ -85,7 +85,7 @@ impl Crowd {
             let clients = host.enter(|| {
                 let mut side = Side::new()?;
                 for (session, address) in (0..self.sessions).zip(addresses.iter().cycle()) {
-                    side.connect(*address, self.seed, session)?;
+                    side.connect(*address, self.habits, session)?;
                 }
                 side.run(deadline, &signals)
             });

@@ -58,6 +58,16 @@ pub(super) struct Plan {
     reset: Option<(Role, Reset)>,
 }
 
+/// What all sessions of a crowd have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    /// Decides everything that is left to chance.
+    pub seed: u64,
+    /// Whether some ends have socket buffers as small as they can be. Over a bad network that would be a test of TCP's
+    /// patience: each lost window update is waited for twice as long as the one before.
+    pub small_buffers: bool,
+}
+
 /// The share of ends whose socket buffers are as small as they can be.
 const SMALL_BUFFERS: f64 = 0.15;
 
@@ -69,9 +79,9 @@ const RESETS: f64 = 0.15;
 
 impl Plan {
     /// The plan of session `number`.
-    pub(super) fn of(seed: u64, number: u64) -> Self {
-        let mut random = SmallRng::seed_from_u64(mix(seed ^ mix(number)));
-        let [mut client, mut target] = [Part::random(&mut random), Part::random(&mut random)];
+    pub(super) fn of(habits: Habits, number: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(mix(habits.seed ^ mix(number)));
+        let [mut client, mut target] = [Part::random(habits, &mut random), Part::random(habits, &mut random)];
         if client.small_buffers || target.small_buffers {
             // A window of a packet or two, each of them acknowledged late, takes a long time.
             client.length %= LONGEST_BEHIND_SMALL_BUFFERS;
@@ -121,7 +131,7 @@ impl Role {
 }
 
 impl Part {
-    fn random(random: &mut SmallRng) -> Self {
+    fn random(habits: Habits, random: &mut SmallRng) -> Self {
         let length = match random.random_range(0..10) {
             0 => random.random_range(0..10),
             1..5 => random.random_range(0..30_000),
@@ -137,7 +147,7 @@ impl Part {
             length,
             stream: random.random(),
             reader,
-            small_buffers: random.random_bool(SMALL_BUFFERS),
+            small_buffers: random.random_bool(SMALL_BUFFERS) && habits.small_buffers,
             rhythm: random.random(),
         }
     }

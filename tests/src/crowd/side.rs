@@ -7,12 +7,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use super::end::{End, Outcome, Step};
+use super::plan::Habits;
 use crate::pattern::LONGEST_CHUNK;
 
 /// How long it sleeps at most, so that it sees when everything is over.
@@ -33,7 +34,7 @@ const KEEPALIVE: Duration = Duration::from_secs(1);
 pub(super) struct Side<'a> {
     epoll: Epoll,
     seats: Vec<Seat>,
-    listener: Option<(&'a TcpListener, u64)>,
+    listener: Option<(&'a TcpListener, Habits)>,
     /// Ends that have a turn.
     ready: VecDeque<usize>,
     /// Ends that get one later.
@@ -70,22 +71,22 @@ impl<'a> Side<'a> {
         })
     }
 
-    /// Accepts targets of the crowd with this seed.
-    pub(super) fn accept_from(&mut self, listener: &'a TcpListener, seed: u64) -> Result<()> {
+    /// Accepts targets of the crowd with these habits.
+    pub(super) fn accept_from(&mut self, listener: &'a TcpListener, habits: Habits) -> Result<()> {
         self.epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-        self.listener = Some((listener, seed));
+        self.listener = Some((listener, habits));
         Ok(())
     }
 
     /// Connects the client of a session.
-    pub(super) fn connect(&mut self, address: SocketAddr, seed: u64, session: u64) -> Result<()> {
+    pub(super) fn connect(&mut self, address: SocketAddr, habits: Habits, session: u64) -> Result<()> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => bail!("{address}: {error}"),
             _ => self.add(&socket)?,
         }
-        self.sit(End::client(socket.into(), seed, session));
+        self.sit(End::client(socket.into(), habits, session));
         Ok(())
     }
 
@@ -114,7 +115,9 @@ impl<'a> Side<'a> {
                 self.step(number, now, &mut buffer)?;
             }
             if now > deadline {
-                bail!("silence: {}", self.describe());
+                // If all of these are over, the other side says what is not.
+                ensure!(self.all_ended(), "silence: {}", self.describe());
+                break;
             }
             let count = match self.epoll.wait(&mut events, self.sleep(now)) {
                 Err(Errno::EINTR) => 0,
@@ -129,7 +132,11 @@ impl<'a> Side<'a> {
 
     fn is_over(&self, signals: &Signals) -> bool {
         let no_more = self.listener.is_none() || signals.clients_over.load(Ordering::Relaxed);
-        no_more && self.seats.iter().all(|seat| seat.end.is_none()) || signals.failed.load(Ordering::Relaxed)
+        no_more && self.all_ended() || signals.failed.load(Ordering::Relaxed)
+    }
+
+    fn all_ended(&self) -> bool {
+        self.seats.iter().all(|seat| seat.end.is_none())
     }
 
     fn sleep(&self, now: Instant) -> EpollTimeout {
@@ -184,14 +191,14 @@ impl<'a> Side<'a> {
     }
 
     fn accept(&mut self) -> Result<()> {
-        let Some((listener, seed)) = self.listener else { return Ok(()) };
+        let Some((listener, habits)) = self.listener else { return Ok(()) };
         loop {
             match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(true)?;
                     let socket = Socket::from(stream);
                     self.add(&socket)?;
-                    self.sit(End::target(socket.into(), seed));
+                    self.sit(End::target(socket.into(), habits));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 // A client that was reset while it waited.

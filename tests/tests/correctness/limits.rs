@@ -50,8 +50,8 @@ impl Limits {
                 let hard = soft << random.random_range(0..=4);
                 let mut number = |most: u32| random.random_range(1..=most).to_string();
                 let [splice_after, copy_after, promote_after, reluctance] =
-                    [number(4), number(8), number(6), number(8)];
-                let gap = random.random_range(0..8);
+                    [number(4), number(8), number(3), number(8)];
+                let gap = random.random_range(0..4);
                 line_up([
                     ("splice_size", &format!("\"{splice}KiB\"")),
                     ("splice_after", &splice_after),

@@ -12,7 +12,7 @@ use std::env;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use landbridge_tests::crowd::Crowd;
+use landbridge_tests::crowd::{Crowd, Habits};
 use landbridge_tests::{Config, Daemon, Group, LISTENER_PORT, Net};
 
 use judge::judge;
@@ -28,81 +28,105 @@ const ROUNDS: usize = 2;
 /// Where the targets listen.
 const PORT: u16 = 9000;
 
-/// A test for each network, for each of these datapaths.
-macro_rules! datapaths {
-    ($($datapath:ident),+) => { $(
-        mod $datapath {
+/// A way for bytes to go.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// The option of the listener.
+    datapath: &'static str,
+    /// Whether sessions can be joined at packet level. What can be is no longer in the other datapaths.
+    joins: bool,
+}
+
+/// What is tried at once.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    way: Way,
+    network: Network,
+    limits: Limits,
+}
+
+/// A test for each network, for each of these ways.
+macro_rules! ways {
+    ($($name:ident: $way:expr),+ $(,)?) => { $(
+        mod $name {
             use super::*;
 
-            const DATAPATH: &str = stringify!($datapath);
+            const WAY: Way = $way;
 
             #[test]
             fn is_exact_with_large_segments() -> Result<()> {
-                exchange_all(DATAPATH, Network::LargeSegments, Limits::Tiny)
+                exchange_all(WAY, Network::LargeSegments, Limits::Tiny)
             }
 
             #[test]
             fn is_exact_with_segments_put_together_on_arrival() -> Result<()> {
-                exchange_all(DATAPATH, Network::PutTogether, Limits::Huge)
+                exchange_all(WAY, Network::PutTogether, Limits::Huge)
             }
 
             #[test]
             fn is_exact_with_segments_one_by_one() -> Result<()> {
-                exchange_all(DATAPATH, Network::OneByOne, Limits::Random)
+                exchange_all(WAY, Network::OneByOne, Limits::Random)
             }
 
             #[test]
             fn is_exact_between_small_and_large_packets() -> Result<()> {
-                exchange_all(DATAPATH, Network::UnequalPackets, Limits::Tiny)
+                exchange_all(WAY, Network::UnequalPackets, Limits::Tiny)
             }
 
             #[test]
             fn is_exact_over_a_bad_network() -> Result<()> {
-                exchange_all(DATAPATH, Network::Bad, Limits::Random)
+                exchange_all(WAY, Network::Bad, Limits::Random)
             }
         }
     )+ };
 }
 
-datapaths!(auto, sockmap, splice, copy);
+ways! {
+    auto: Way { datapath: "auto", joins: true },
+    packet: Way { datapath: "packet", joins: true },
+    auto_apart: Way { datapath: "auto", joins: false },
+    sockmap: Way { datapath: "sockmap", joins: false },
+    splice: Way { datapath: "splice", joins: false },
+    copy: Way { datapath: "copy", joins: false },
+}
 
 /// Over one network with all limits, or with these alone if there is little time.
-fn exchange_all(datapath: &str, network: Network, quick: Limits) -> Result<()> {
+fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
     let mut seed = seed()?;
     let limits = match env::var_os("LANDBRIDGE_LONG") {
         Some(_) => limits::ALL.repeat(ROUNDS),
         None => vec![quick],
     };
     let net = network.lay_out(seed)?;
+    if !way.joins {
+        // Legs that disagree about timestamps cannot be joined.
+        net.client.set_sysctl("ipv4/tcp_timestamps", "0")?;
+    }
     for limits in limits {
-        println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {datapath}, {network:?}, {limits:?}");
-        let run = exchange(datapath, &net, limits, seed);
-        run.with_context(|| format!("LANDBRIDGE_SEED={seed}, {datapath}, {network:?}, {limits:?}"))?;
+        let case = Case { way, network, limits };
+        println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {case:?}");
+        exchange(case, &net, seed).with_context(|| format!("LANDBRIDGE_SEED={seed}, {case:?}"))?;
         seed = seed.wrapping_add(1);
     }
     network.check(&net)
 }
 
 /// All sessions at once through one daemon.
-fn exchange(datapath: &str, net: &Net, limits: Limits, seed: u64) -> Result<()> {
+fn exchange(case: Case, net: &Net, seed: u64) -> Result<()> {
     let begin = Instant::now();
-    let crowd = Crowd::new(&net.targets[0], PORT, seed, SESSIONS)?;
+    let habits = Habits { seed, small_buffers: case.network != Network::Bad };
+    let crowd = Crowd::new(&net.targets[0], PORT, habits, SESSIONS)?;
     // Lost packets must not make a target seem dead, and a lost RST must not hold a session up for long.
     let (patient, probes) = ("connect_timeout = \"30s\"", "keepalive = \"1s\"");
     let targets = [net.targets[0].v4(PORT), net.targets[0].v6(PORT)];
     let group = targets.into_iter().fold(Group::new("onprem").tcp(patient).tcp(probes), Group::target);
     let config = Config::new([group])
         .bind(&format!("[::]:{LISTENER_PORT}"))
-        .listener(&format!("datapath = {datapath:?}"))
+        .listener(&format!("datapath = {:?}", case.way.datapath))
         .listener_tcp(probes);
-    let mut daemon = Daemon::start(&net.proxy, &limits.apply(config, seed))?;
-    let outcomes = crowd.run(&net.client, &[daemon.v4(), daemon.v6()]).with_context(|| {
-        let counted = |metrics: landbridge_tests::Metrics| {
-            ["landbridge_bytes_total", "landbridge_packet_packets_total"].map(|name| metrics.lines(name)).join("\n")
-        };
-        daemon.metrics().map(counted).unwrap_or_else(|error| error.to_string())
-    })?;
-    judge(&daemon, &crowd, &outcomes, datapath, limits)?;
+    let mut daemon = Daemon::start(&net.proxy, &case.limits.apply(config, seed))?;
+    let outcomes = crowd.run(&net.client, &[daemon.v4(), daemon.v6()]).with_context(|| judge::counted(&daemon))?;
+    judge(&daemon, &crowd, &outcomes, case)?;
     println!("{:?}", begin.elapsed());
     daemon.stop().map(drop)
 }

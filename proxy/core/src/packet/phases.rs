@@ -26,8 +26,15 @@ pub fn advance(joint: &mut Joint, side: usize, facts: Option<&Facts>, now: u64) 
     match current {
         phase::FREE => return Course::Pass,
         phase::WATCHED | phase::PREPARED | phase::ARMED => {}
+        phase::CLOSED | phase::RESET if facts.is_some_and(|facts| facts.has(flag::SYN)) => {
+            joint.state = joint.state & !PHASE | phase::FREE;
+            return Course::Pass;
+        }
         phase::LIVE | phase::CLOSED | phase::RESET => return Course::Live,
         _ => return Course::Dead,
+    }
+    if joint.legs[side].last_seen == 0 {
+        joint.legs[side].last_seen = now;
     }
     let Some(facts) = facts else {
         joint.state |= DIRTY;

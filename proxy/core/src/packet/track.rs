@@ -1,6 +1,6 @@
 //! What is learned from a packet that is sent on.
 
-use landbridge_common::packet::{Joint, KNOWN, Leg, PHASE, event, phase};
+use landbridge_common::packet::{BY_TARGET, CLIENT, Joint, KNOWN, Leg, PHASE, event, phase};
 
 use super::parse::{Facts, flag};
 use super::phases::{is_after, reaches};
@@ -18,7 +18,8 @@ pub fn forwarded(joint: &mut Joint, side: usize, facts: &Facts, now: u64) -> Opt
     if facts.has(flag::RST) {
         let expected = facts.sequence == newest(leg)
             || other.acknowledged == KNOWN | u64::from(facts.sequence.wrapping_add(leg.sequence_delta));
-        return if expected { end(joint, phase::RESET, event::RESET) } else { None };
+        let by = if side == CLIENT { 0 } else { BY_TARGET };
+        return if expected { end(joint, phase::RESET, by, event::RESET) } else { None };
     }
     if facts.occupies() != 0 {
         sent(leg, other, facts, now);
@@ -28,16 +29,18 @@ pub fn forwarded(joint: &mut Joint, side: usize, facts: &Facts, now: u64) -> Opt
     }
     leg.window = leg.window.max(u64::from(facts.window) << leg.window_scale_in);
     if is_acknowledged(leg, other) && is_acknowledged(other, leg) {
-        return end(joint, phase::CLOSED, event::CLOSED);
+        return end(joint, phase::CLOSED, 0, event::CLOSED);
     }
     None
 }
 
-fn end(joint: &mut Joint, phase: u64, event: u64) -> Option<u64> {
-    if joint.state & PHASE >= phase {
+/// Ends a live joint. One that has ended stays as it is: a peer that has forgotten the connection answers with a RST to
+/// what comes late.
+fn end(joint: &mut Joint, phase: u64, flags: u64, event: u64) -> Option<u64> {
+    if joint.state & PHASE != phase::LIVE {
         return None;
     }
-    joint.state = joint.state & !PHASE | phase;
+    joint.state = joint.state & !PHASE | phase | flags;
     Some(event)
 }
 

@@ -1,4 +1,4 @@
-//! The devices that the programs are attached to: every one with an address, but loopback.
+//! The devices that the programs are attached to: every one that is up, but loopback.
 //!
 //! Devices come and go, as a VPN's does when it reconnects. A netlink socket tells that something changed, whatever it
 //! was; what there is now is then read anew, which is simpler than to follow what the messages say.
@@ -16,7 +16,7 @@ use aya::programs::{Program, SchedClassifier};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
-use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use nix::net::if_::{InterfaceFlags, if_nameindex, if_nametoindex};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -68,7 +68,7 @@ fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedCla
 /// What there is now.
 #[derive(Debug, Default)]
 struct Present {
-    /// Every device with an address but loopback, by index, with its name and the program that fits.
+    /// Every device that is up but loopback, by index, with its name and the program that fits.
     devices: HashMap<u32, (String, &'static str)>,
     /// The indexes of all devices, whether they can be attached to or not.
     all: HashSet<u32>,
@@ -113,7 +113,7 @@ impl PacketPath {
         };
         *self.locals.write().unwrap_or_else(PoisonError::into_inner) = locals;
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-        // A device that lost its address keeps its program.
+        // A device that goes down keeps its program.
         attached.retain(|index| all.contains(index));
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, (name, program)) in devices {
@@ -131,6 +131,13 @@ impl PacketPath {
     }
 }
 
+/// The names of the devices that the programs would be attached to, in order.
+pub(super) fn names() -> io::Result<Vec<String>> {
+    let mut names: Vec<String> = present()?.devices.into_values().map(|(name, _)| name).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// A socket that becomes readable when links or addresses change.
 fn doorbell() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -141,35 +148,34 @@ fn doorbell() -> io::Result<OwnedFd> {
 
 fn present() -> io::Result<Present> {
     let mut present = Present::default();
-    let mut kinds = HashMap::new();
-    let mut addressed = HashSet::new();
+    let mut usable = HashSet::new();
+    let mut hardware = HashMap::new();
     for interface in getifaddrs()? {
-        let Some(address) = interface.address else { continue };
-        if let Some(link) = address.as_link_addr() {
-            present.all.insert(link.ifindex() as u32);
-            let is_usable = interface.flags.contains(InterfaceFlags::IFF_UP)
-                && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
-            let program = match link.hatype() {
-                libc::ARPHRD_ETHER => Some(ETHERNET),
-                libc::ARPHRD_NONE | libc::ARPHRD_PPP | libc::ARPHRD_TUNNEL | libc::ARPHRD_TUNNEL6 => Some(RAW),
-                _other => None,
-            };
-            if let Some(program) = program.filter(|_| is_usable) {
-                kinds.insert(interface.interface_name, (link.ifindex() as u32, program));
-            }
-            continue;
+        let name = interface.interface_name;
+        let flags = interface.flags;
+        if flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+            usable.insert(name.clone());
         }
-        let ip = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(v4), _) => IpAddr::V4(v4.ip()),
-            (_, Some(v6)) => IpAddr::V6(v6.ip()),
-            _ => continue,
-        };
-        let index = if_nametoindex(interface.interface_name.as_str()).unwrap_or(0);
-        present.locals.insert(ip, index);
-        addressed.insert(interface.interface_name);
+        let Some(address) = interface.address else { continue };
+        let index = if_nametoindex(name.as_str()).unwrap_or(0);
+        if let Some(v4) = address.as_sockaddr_in() {
+            present.locals.insert(IpAddr::V4(v4.ip()), index);
+        } else if let Some(v6) = address.as_sockaddr_in6() {
+            present.locals.insert(IpAddr::V6(v6.ip()), index);
+        } else if let Some(link) = address.as_link_addr() {
+            hardware.insert(name, link.hatype());
+        }
     }
-    for (name, (index, program)) in kinds {
-        if addressed.contains(&name) {
+    present.all = if_nameindex()?.iter().map(|interface| interface.index()).collect();
+    for name in usable {
+        let program = match hardware.get(&name) {
+            Some(&libc::ARPHRD_ETHER) => ETHERNET,
+            // A device without a hardware address has no entry for it: TUN, WireGuard.
+            None | Some(&(libc::ARPHRD_PPP | libc::ARPHRD_TUNNEL | libc::ARPHRD_TUNNEL6)) => RAW,
+            Some(_other) => continue,
+        };
+        // It may have gone since.
+        if let Ok(index) = if_nametoindex(name.as_str()) {
             present.devices.insert(index, (name, program));
         }
     }

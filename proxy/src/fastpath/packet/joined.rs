@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use landbridge_common::packet::{PHASE, Tuple, phase};
+use landbridge_common::packet::{BY_TARGET, PHASE, Tuple, phase};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::debug;
 
@@ -93,9 +93,10 @@ impl Joined {
 
     /// How it is ending.
     pub fn ending(&self) -> Ending {
-        match self.joint().phase() & PHASE {
+        let phase = self.joint().phase();
+        match phase & PHASE {
             phase::CLOSED => Ending::Closed { client_first: self.joint().is_clients_end() },
-            phase::RESET => Ending::Reset { by_client: self.joint().is_clients_end() },
+            phase::RESET => Ending::Reset { by_client: phase & BY_TARGET == 0 },
             phase::DEAD => Ending::Dead,
             _ => Ending::No,
         }
@@ -109,6 +110,14 @@ impl Joined {
     /// Packets that could not be sent on.
     pub fn dropped(&self) -> u64 {
         self.joint().dropped()
+    }
+
+    /// Closes the sockets of a session that has ended, in silence. Repetitions are still sent on until this is dropped, and
+    /// the ports are free.
+    pub fn release(&mut self) {
+        for shadow in self.shadows.iter_mut().filter_map(Option::take) {
+            let _refused = repair::stand_aside(shadow.as_fd());
+        }
     }
 
     /// Asks the peer of a leg (0: the client, 1: the target) for a sign of life.
@@ -145,8 +154,8 @@ impl Drop for Joined {
         // From here on nothing is sent on, so that the numbers below stay true.
         joint.kill();
         let ends = [0, 1].map(|side| (joint.sent_to(side), joint.received_from(side)));
-        for key in self.keys {
-            self.path.remove_leg(key);
+        for (side, key) in self.keys.into_iter().enumerate() {
+            self.path.remove_leg(key, self.index << 1 | side as u32);
         }
         self.path.release_joint(self.index);
         for (shadow, (sent, received)) in self.shadows.iter_mut().zip(ends) {

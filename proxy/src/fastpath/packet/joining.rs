@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use landbridge_common::packet::{self, CLIENT_ACKED, DIRTY, PHASE, TARGET_ACKED, Tuple, phase};
+use landbridge_common::packet::{self, CLIENT_ACKED, DIRTY, LegRef, PHASE, TARGET_ACKED, Tuple, phase};
 use landbridge_core::join::{self, LegFacts, NotJoined, eligible};
 
 use super::joined::Joined;
@@ -64,11 +64,17 @@ pub struct Joining {
 }
 
 impl PacketPath {
-    /// Watches the packets of a session from now on, if it can be joined at all.
+    /// Watches the packets of a session from now on, if it can be joined at all. `quiet`: none are to be expected, so that
+    /// both peers are asked for one.
     ///
     /// # Errors
     /// It cannot; nothing has changed.
-    pub fn watch(self: &Arc<Self>, legs: [BorrowedFd<'_>; 2], books: [Books; 2]) -> Result<Joining, NotJoined> {
+    pub fn watch(
+        self: &Arc<Self>,
+        legs: [BorrowedFd<'_>; 2],
+        books: [Books; 2],
+        quiet: bool,
+    ) -> Result<Joining, NotJoined> {
         let kernel = |_error: io::Error| NotJoined::Kernel;
         let mut addresses_of = [None; 2];
         let mut facts = [None; 2];
@@ -97,27 +103,29 @@ impl PacketPath {
             None => Ok((self.device_of(local.ip()).unwrap_or(0), false)),
         };
         let devices = [device(legs[0], client.0).map_err(kernel)?, device(legs[1], target.0).map_err(kernel)?];
-        let clocks_read_at = now();
-        let [client_stand, target_stand] = [stand(legs[0], books[0]), stand(legs[1], books[1])];
-        let (client_stand, target_stand) = (client_stand.map_err(kernel)?, target_stand.map_err(kernel)?);
         let flags = if client_facts.options & join::TIMESTAMPS != 0 { packet::TIMESTAMPS } else { 0 };
         let taken = self.take_joint().ok_or(NotJoined::Full)?;
         self.joint(taken.slot).begin(taken.slot, IDLE_LIMIT, flags);
-        let joining = Joining {
+        // What is inserted is removed again when this is dropped.
+        let mut joining = Joining {
             path: Arc::clone(self),
             keys: [client, target].map(|(local, peer)| tuple(peer, local)),
             facts: [client_facts, target_facts],
-            origins: [client_stand.origins, target_stand.origins],
+            origins: [(0, 0); 2],
             devices,
-            clocks: [client_stand.clock, target_stand.clock],
-            clocks_read_at,
+            clocks: [0; 2],
+            clocks_read_at: now(),
             taken,
             is_over: false,
         };
         for side in SIDES {
-            // What was inserted is removed again when `joining` is dropped.
-            let inserted = self.insert_leg(joining.keys[side], joining.taken.slot << 1 | side as u32);
+            let inserted = self.insert_leg(joining.keys[side], joining.reference(side));
             inserted.map_err(|error| if error.is_full() { NotJoined::Full } else { NotJoined::Kernel })?;
+        }
+        for side in SIDES {
+            let Origin { origins, clock } = origin(legs[side], books[side], quiet).map_err(kernel)?;
+            joining.origins[side] = origins;
+            joining.clocks[side] = clock;
         }
         Ok(joining)
     }
@@ -129,12 +137,12 @@ struct Origin {
 }
 
 /// What a leg's sequence numbers were before its first byte, from where they are now.
-fn stand(leg: BorrowedFd<'_>, books: Books) -> io::Result<Origin> {
+fn origin(leg: BorrowedFd<'_>, books: Books, probe: bool) -> io::Result<Origin> {
     /// Packets that arrive in between make the two numbers disagree; they do not arrive that often.
     const ATTEMPTS: usize = 8;
     for _ in 0..ATTEMPTS {
         let before = tcp::info(leg)?.bytes_received;
-        let Sequences { received, sent, clock } = repair::sequences(leg)?;
+        let Sequences { received, sent, clock } = repair::sequences(leg, probe)?;
         if tcp::info(leg)?.bytes_received == before {
             let origins = (received.wrapping_sub(before as u32), sent.wrapping_sub(books.given as u32));
             return Ok(Origin { origins, clock });
@@ -176,8 +184,13 @@ impl Joining {
             let (peers, ours) = self.origins[side];
             let Books { read, given } = books[side];
             let (received, sent) = (peers.wrapping_add(read as u32), ours.wrapping_add(given as u32));
-            // The socket's lock: what had passed before is in `bytes_received` or on its way, and then in `passed`.
-            if tcp::info(legs[side])?.bytes_received != read {
+            // Else they may come another way, on which nobody would join them.
+            if !joint.has_seen(side) {
+                return Ok(Stand::Restless);
+            }
+            // The socket's lock: what had passed before is in `bytes_received` or on its way, and then in `passed`. What came
+            // out of order is in neither, and must not stay behind.
+            if tcp::info(legs[side])?.bytes_received != read || tcp::held(legs[side])? != 0 {
                 return Ok(Stand::Restless);
             }
             match joint.passed(side) {
@@ -261,6 +274,10 @@ impl Joining {
     fn joint(&self) -> JointCell<'_> {
         self.path.joint(self.taken.slot)
     }
+
+    fn reference(&self, side: usize) -> LegRef {
+        self.taken.slot << 1 | side as u32
+    }
 }
 
 impl Drop for Joining {
@@ -270,8 +287,8 @@ impl Drop for Joining {
         }
         // A joint that became live in the last moment ends with its session, which resets its legs.
         self.joint().kill();
-        for key in self.keys {
-            self.path.remove_leg(key);
+        for side in SIDES {
+            self.path.remove_leg(self.keys[side], self.reference(side));
         }
         self.path.release_joint(self.taken.slot);
     }

@@ -109,6 +109,11 @@ impl<'a> JointCell<'a> {
         }
     }
 
+    /// Whether a packet of a leg was seen since it is watched.
+    pub(super) fn has_seen(self, side: usize) -> bool {
+        field!(self.joint, legs[side].last_seen, AtomicU64).load(Ordering::SeqCst) != 0
+    }
+
     /// The end of the newest payload of a leg that went to its socket; `None`: there was none since it is watched.
     pub(super) fn passed(self, side: usize) -> Option<u32> {
         let passed = field!(self.joint, legs[side].passed, AtomicU64).load(Ordering::SeqCst);

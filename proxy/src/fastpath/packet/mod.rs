@@ -77,15 +77,28 @@ impl PacketPath {
     /// # Errors
     /// The first reason why this process cannot use it.
     pub fn start(sessions: u32) -> Result<Arc<Self>, Unavailable> {
+        let path = Self::loaded(sessions)?;
+        devices::let_routes_be_asked();
+        path.attach_devices();
+        Ok(Arc::new(path))
+    }
+
+    /// Loads the programs, attaches them to nothing, and says to which devices they would be attached.
+    ///
+    /// # Errors
+    /// The first reason why this process cannot use the packet datapath.
+    pub fn examine() -> Result<Vec<String>, Unavailable> {
+        let _loaded = Self::loaded(0)?;
+        devices::names().map_err(|source| Unavailable::LoadFailed { source: LoadError::Devices(source) })
+    }
+
+    fn loaded(sessions: u32) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
         let missing = Kernel::observe().missing();
         if !missing.is_empty() {
             return Err(Unavailable::NoCapability { missing });
         }
-        let path = Self::load(object, sessions).map_err(|source| Unavailable::LoadFailed { source })?;
-        devices::let_routes_be_asked();
-        path.attach_devices();
-        Ok(Arc::new(path))
+        Self::load(object, sessions).map_err(|source| Unavailable::LoadFailed { source })
     }
 
     fn load(object: &[u8], sessions: u32) -> Result<Self, LoadError> {
@@ -143,9 +156,13 @@ impl PacketPath {
         self.lock_legs().insert(Key(key), leg, 0).map_err(refused(LEGS))
     }
 
-    fn remove_leg(&self, key: Tuple) {
-        // It may have been removed before, and then there is nothing to do.
-        let _gone = self.lock_legs().remove(&Key(key));
+    /// Removes a leg, unless another connection with the same addresses and ports has taken its place.
+    fn remove_leg(&self, key: Tuple, leg: LegRef) {
+        let mut legs = self.lock_legs();
+        if legs.get(&Key(key), 0).is_ok_and(|found| found == leg) {
+            // Only this process removes them.
+            let _gone = legs.remove(&Key(key));
+        }
     }
 
     fn set_owner(&self, index: u32, owner: Option<UnboundedSender<u32>>) {

@@ -43,8 +43,8 @@ pub(super) struct Sequences {
 /// is one step back and drops the packet if it is two (PAWS, RFC 7323).
 const AHEAD: u32 = 3;
 
-/// Asks for them. Packets that arrive meanwhile are received as ever.
-pub(super) fn sequences(socket: BorrowedFd<'_>) -> io::Result<Sequences> {
+/// Asks for them. Packets that arrive meanwhile are received as ever. `probe`: the peer is asked for an acknowledgement.
+pub(super) fn sequences(socket: BorrowedFd<'_>, probe: bool) -> io::Result<Sequences> {
     repair(socket, ON)?;
     let read = || {
         let queue = |queue: libc::c_int| {
@@ -55,7 +55,7 @@ pub(super) fn sequences(socket: BorrowedFd<'_>) -> io::Result<Sequences> {
         Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)?.wrapping_add(AHEAD) })
     };
     let read: io::Result<Sequences> = read();
-    repair(socket, OFF)?;
+    repair(socket, if probe { OFF_WITH_PROBE } else { OFF })?;
     // Leaving repair mode takes this away, and without it nobody could listen on the port again while connections of it
     // linger.
     SockRef::from(&socket).set_reuse_address(true)?;
@@ -158,17 +158,17 @@ mod tests {
         let Some((mut active, mut passive)) = pair() else { return };
         active.write_all(b"question").unwrap();
         passive.read_exact(&mut [0; 8]).unwrap();
-        let (a, p) = (sequences(active.as_fd()).unwrap(), sequences(passive.as_fd()).unwrap());
+        let (a, p) = (sequences(active.as_fd(), false).unwrap(), sequences(passive.as_fd(), true).unwrap());
         assert_eq!((a.sent, a.received), (p.received, p.sent));
         passive.write_all(b"answer").unwrap();
         active.read_exact(&mut [0; 6]).unwrap();
-        assert_eq!(sequences(passive.as_fd()).unwrap().sent, p.sent.wrapping_add(6));
+        assert_eq!(sequences(passive.as_fd(), false).unwrap().sent, p.sent.wrapping_add(6));
     }
 
     #[test]
     fn a_socket_that_stands_aside_leaves_in_silence_and_another_one_resets() {
         let Some((mut active, passive)) = pair() else { return };
-        let end = sequences(passive.as_fd()).unwrap();
+        let end = sequences(passive.as_fd(), false).unwrap();
         let addresses = (passive.local_addr().unwrap(), passive.peer_addr().unwrap());
         stand_aside(passive.as_fd()).unwrap();
         deafen(passive.as_fd()).unwrap();

@@ -416,3 +416,14 @@ impl<'a> Flow<'a> {
         moved
     }
 }
+
+impl Drop for Flow<'_> {
+    /// Counts what the kernel has moved of a session that ends while a direction is in there.
+    fn drop(&mut self) {
+        if let Some(entered) = &mut self.entered {
+            // Its books are final only then. Both legs are reset next, whether this works or not.
+            let _ = entered.promoted.stop();
+        }
+        self.count_redirected();
+    }
+}

@@ -113,7 +113,7 @@ impl Join {
     fn take(&mut self, step: JoinStep, pair: Pair<'_>) -> io::Result<Joint> {
         let sockets = [pair.legs[0].socket()?, pair.legs[1].socket()?];
         match (step, &mut self.joining) {
-            (JoinStep::Watch, None) => match self.path.watch(sockets, pair.books) {
+            (JoinStep::Watch { quiet }, None) => match self.path.watch(sockets, pair.books, quiet) {
                 Ok(joining) => {
                     self.joining = Some(joining);
                     self.judge.watched();
