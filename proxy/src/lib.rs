@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+mod devices;
 pub mod fastpath;
 mod handover;
 mod joined;
@@ -14,6 +15,7 @@ mod probe;
 mod reload;
 mod session;
 mod shared;
+mod signals;
 pub mod stats;
 pub mod supervisor;
 mod target;

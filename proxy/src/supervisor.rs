@@ -15,7 +15,6 @@ use std::time::Duration;
 use futures_util::future::{FusedFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -31,6 +30,7 @@ use crate::listening::{Listening, Order};
 use crate::net::listener::BindError;
 use crate::reload::{self, Begun, Prepared, prepare};
 use crate::shared::{Running, Shared};
+use crate::signals::{Event, Signals};
 use crate::watch::{Watch, first_verdicts, watch_targets};
 use crate::worker::{self, Phase, Ways, WorkerError};
 
@@ -375,65 +375,5 @@ fn raise_descriptor_limit() {
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         warn!("cannot raise the limit of open files: {error}");
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    upgrade: Signal,
-}
-
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Event {
-    /// SIGHUP
-    Reload,
-    /// SIGUSR2
-    Upgrade,
-    /// SIGTERM
-    Terminate,
-    /// SIGINT
-    Interrupt,
-}
-
-impl Event {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Reload => "SIGHUP",
-            Self::Upgrade => "SIGUSR2",
-            Self::Terminate => "SIGTERM",
-            Self::Interrupt => "SIGINT",
-        }
-    }
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            upgrade: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// The next signal. Cancelling loses none.
-    async fn recv(&mut self) -> Event {
-        tokio::select! {
-            _ = self.terminate.recv() => Event::Terminate,
-            _ = self.interrupt.recv() => Event::Interrupt,
-            _ = self.hangup.recv() => Event::Reload,
-            _ = self.upgrade.recv() => Event::Upgrade,
-        }
-    }
-
-    /// The next signal that ends the daemon; others are kept.
-    async fn ending(&mut self) -> Event {
-        tokio::select! {
-            _ = self.terminate.recv() => Event::Terminate,
-            _ = self.interrupt.recv() => Event::Interrupt,
-        }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tracing::{info, warn};
 
 use crate::config::OnDown;
-use crate::net::devices;
+use crate::devices;
 use crate::net::dial::FailureReason;
 use crate::probe::{self, ProbeError};
 use crate::shared::Shared;

@@ -260,6 +260,7 @@ fn a_device_that_goes_takes_its_group_with_it_and_brings_it_back() -> Result<()>
     net.proxy.ip("link set target0 down")?;
     session.expect_ending(Ending::Reset)?;
     assert_eq!(serving()?.1, b'b');
+    println!("measured: device down: sessions reset, the next tier serves after {:?}", since.elapsed());
     ensure!(since.elapsed() < Duration::from_secs(2), "it took {:?}", since.elapsed());
     daemon.wait_metric("landbridge_sessions_total", &[("end", "target_down")], 1.0)?;
     wait_up(&daemon, "onprem", 0.0)?;

@@ -119,6 +119,56 @@ fn probes_leave_from_the_address_and_device_of_the_group() -> Result<()> {
     daemon.stop().map(drop)
 }
 
+/// It answers, one byte after the other, and never comes to an end.
+#[test]
+fn an_answer_that_trickles_in_is_no_answer() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let slow = Scripted::start(&net.targets[0], CHECK, |mut stream| {
+        for byte in b"HTTP/1.1 200 OK\r\nX-Slow: ".iter().chain(std::iter::repeat(&b'x')) {
+            std::io::Write::write_all(&mut stream, &[*byte])?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    })?;
+    let group = Group::new("onprem").health("port = 9100").health("timeout = \"200ms\"").target(echo.address());
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    eventually("a probe runs into its timeout", || {
+        let timeouts = daemon.metrics()?.value("landbridge_probe_failures_total", &[("reason", "timeout")]);
+        ensure!(timeouts >= 1.0);
+        Ok(())
+    })?;
+    assert_eq!(up(&daemon, "onprem")?, 0.0);
+    ensure!(slow.accepted() >= 1);
+    ensure!(net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty());
+    daemon.stop().map(drop)
+}
+
+/// Up and down in turn, faster than any verdict: nobody believes either.
+#[test]
+fn a_target_that_flaps_keeps_its_verdict() -> Result<()> {
+    let net = Net::new(1)?;
+    let turn = std::sync::atomic::AtomicU32::new(0);
+    let flapping = Scripted::start(&net.targets[0], CHECK, move |mut stream| {
+        let good = turn.fetch_add(1, std::sync::atomic::Ordering::SeqCst).is_multiple_of(2);
+        let status = if good { 200 } else { 503 };
+        std::io::Read::read(&mut stream, &mut [0; 1_024])?;
+        std::io::Write::write_all(&mut stream, format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes())?;
+        Ok(())
+    })?;
+    let group = quick(Group::new("onprem")).health("port = 9100").target(net.targets[0].v4(TRAFFIC));
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
+    let asked = flapping.accepted();
+    eventually("it was asked thirty times", || {
+        ensure!(flapping.accepted() >= asked + 30);
+        Ok(())
+    })?;
+    assert_eq!(up(&daemon, "onprem")?, 1.0);
+    ensure!(!daemon.process().stderr().contains("down"), "it was never called down");
+    ensure!(daemon.metrics()?.value("landbridge_probe_failures_total", &[("reason", "status")]) >= 10.0);
+    daemon.stop().map(drop)
+}
+
 #[test]
 fn a_target_is_asked_again_and_again_and_faster_in_doubt() -> Result<()> {
     let net = Net::new(1)?;

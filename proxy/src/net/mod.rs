@@ -1,6 +1,5 @@
 //! Sockets: listening, connecting, and moving bytes between the two legs of a session.
 
-pub(crate) mod devices;
 pub mod dial;
 pub(crate) mod hangup;
 pub(crate) mod leg;

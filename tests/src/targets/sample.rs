@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::{Host, Process, binary};
 
@@ -31,6 +32,11 @@ impl Sample {
     /// Its IPv4 address.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// How many requests it has answered, by its own account.

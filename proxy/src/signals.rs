@@ -1,0 +1,68 @@
+//! The signals that the daemon heeds, and what each asks for.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that the daemon heeds.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// SIGHUP
+    Reload,
+    /// SIGUSR2
+    Upgrade,
+    /// SIGTERM
+    Terminate,
+    /// SIGINT
+    Interrupt,
+}
+
+impl Event {
+    /// The signal's name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Reload => "SIGHUP",
+            Self::Upgrade => "SIGUSR2",
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+}
+
+impl Signals {
+    /// From here on they are kept until somebody asks.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The next signal. Cancelling loses none.
+    pub(crate) async fn recv(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Terminate,
+            _ = self.interrupt.recv() => Event::Interrupt,
+            _ = self.hangup.recv() => Event::Reload,
+            _ = self.upgrade.recv() => Event::Upgrade,
+        }
+    }
+
+    /// The next signal that ends the daemon; others are kept.
+    pub(crate) async fn ending(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Terminate,
+            _ = self.interrupt.recv() => Event::Interrupt,
+        }
+    }
+}
