@@ -2,9 +2,11 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::libc;
 use socket2::SockRef;
 
 use crate::PATIENCE;
@@ -34,6 +36,8 @@ pub trait SocketExt {
     fn finish_writing(&self) -> Result<()>;
     /// Closes with RST instead of FIN.
     fn reset(self) -> Result<()>;
+    /// Closes without a word, as a host does that loses power.
+    fn forget(self) -> Result<()>;
     /// Makes the kernel's buffers as small as they can be.
     fn shrink_buffers(&self) -> Result<()>;
 }
@@ -91,6 +95,24 @@ impl SocketExt for TcpStream {
 
     fn finish_writing(&self) -> Result<()> {
         self.shutdown(Shutdown::Write).context("cannot end the stream")
+    }
+
+    fn forget(self) -> Result<()> {
+        // `TCP_REPAIR` (linux/tcp.h): a socket that is closed in it sends neither FIN nor RST.
+        const TCP_REPAIR: libc::c_int = 19;
+        let on: libc::c_int = 1;
+        // SAFETY: the pointer and the size are those of one int.
+        let result = unsafe {
+            libc::setsockopt(
+                self.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                TCP_REPAIR,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        ensure!(result == 0, "repair mode: {}", io::Error::last_os_error());
+        Ok(())
     }
 
     fn reset(self) -> Result<()> {

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
-use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt};
 
 const MESSAGE: [u8; 100] = [b'm'; 100];
 
@@ -97,4 +98,41 @@ fn answer(stream: &mut TcpStream, rounds: u64) -> Result<()> {
         stream.write_all(&MESSAGE)?;
     }
     Ok(())
+}
+
+/// As after a power failure: the host is there again, but knows of no connection.
+#[test]
+fn a_client_that_has_forgotten_its_session_is_found() -> Result<()> {
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        answer(&mut stream, 20)?;
+        stream.expect_ending(Ending::Reset)
+    })?;
+    let config = Config::single(target.address()).listener_tcp("keepalive = \"1s\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    ask(&mut client, 20)?;
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    client.forget()?;
+    target.outcome()?;
+    daemon.wait_ended(1, "client_reset")?;
+    daemon.stop().map(drop)
+}
+
+/// Probes keep what is alive alive, and do no harm.
+#[test]
+fn a_quiet_session_is_probed_and_goes_on() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let config = Config::new([Group::new("onprem").tcp("keepalive = \"1s\"").target(echo.address())]);
+    let mut daemon = Daemon::start(&net.proxy, &config.listener_tcp("keepalive = \"1s\""))?;
+    let mut client = net.client.connect(daemon.v4())?;
+    ask(&mut client, 20)?;
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    // Longer than it takes to give a silent peer up.
+    client.expect_quiet(Duration::from_secs(7))?;
+    ask(&mut client, 20)?;
+    drop(client);
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
 }

@@ -122,10 +122,24 @@ impl Joined {
 
     /// Asks the peer of a leg (0: the client, 1: the target) for a sign of life.
     ///
+    /// The shadow makes way for one that stands where the connection is now: a peer that knows of no connection resets, and
+    /// only then by the number that ends the joint. What is acknowledged is what the other peer has, and not more.
+    ///
     /// # Errors
-    /// The socket refuses.
-    pub fn probe(&self, side: usize) -> io::Result<()> {
-        self.shadows[side].as_ref().map_or(Ok(()), |shadow| repair::probe(shadow.as_fd()))
+    /// The sockets refuse; there may be no shadow any more.
+    pub fn probe(&mut self, side: usize) -> io::Result<()> {
+        let joint = self.joint();
+        let (sent, received) = (joint.sent_to(side), joint.acknowledged_to(side));
+        let clock = joint.clock_towards(side);
+        let Some(left) = self.shadows[side].take().and_then(Shadow::leave) else { return Ok(()) };
+        let shadow = repair::stand_in(left.addresses, left.device, sent, received)?;
+        self.path.deafen(shadow.as_fd())?;
+        if let Some(clock) = clock {
+            repair::set_clock(shadow.as_fd(), clock)?;
+        }
+        repair::probe(shadow.as_fd())?;
+        self.shadows[side] = Some(shadow.into());
+        Ok(())
     }
 
     fn joint(&self) -> JointCell<'_> {

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use landbridge_common::packet::{Joint, KNOWN, Leg, PHASE, Tuple, phase};
+use landbridge_common::packet::{Joint, KNOWN, Leg, PHASE, TIMESTAMPS, Tuple, phase};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::fastpath::mapped::{Mapped, field};
@@ -200,6 +200,25 @@ impl<'a> JointCell<'a> {
             return newest as u32;
         }
         field!(self.joint, legs[side].received, AtomicU32).load(Ordering::Relaxed)
+    }
+
+    /// The sequence number after everything that a leg's peer has sent and the other peer has acknowledged.
+    pub(super) fn acknowledged_to(self, side: usize) -> u32 {
+        let acknowledged = field!(self.joint, legs[1 - side].acknowledged, AtomicU64).load(Ordering::Acquire);
+        if acknowledged & KNOWN == 0 {
+            return field!(self.joint, legs[side].received, AtomicU32).load(Ordering::Relaxed);
+        }
+        let delta = field!(self.joint, legs[side].sequence_delta, AtomicU32).load(Ordering::Relaxed);
+        (acknowledged as u32).wrapping_sub(delta)
+    }
+
+    /// The clock of the timestamps that a leg's peer is sent, if the legs have any, about as it is now.
+    pub(super) fn clock_towards(self, side: usize) -> Option<u32> {
+        let flags = field!(self.joint, flags, AtomicU32).load(Ordering::Relaxed);
+        let clock = field!(self.joint, legs[1 - side].clock, AtomicU32).load(Ordering::Relaxed);
+        let armed_at = Duration::from_nanos(field!(self.joint, armed_at, AtomicU64).load(Ordering::Relaxed));
+        let passed = now().saturating_sub(armed_at).as_millis();
+        (flags & TIMESTAMPS != 0).then_some(clock.wrapping_add(passed as u32))
     }
 
     fn sent(self, side: usize) -> u32 {

@@ -16,6 +16,7 @@ use crate::fastpath::tcp::{get, set};
 const TCP_REPAIR: libc::c_int = 19;
 const TCP_REPAIR_QUEUE: libc::c_int = 20;
 const TCP_QUEUE_SEQ: libc::c_int = 21;
+const TCP_REPAIR_OPTIONS: libc::c_int = 22;
 const TCP_TIMESTAMP: libc::c_int = 24;
 
 const RECEIVE_QUEUE: libc::c_int = 1;
@@ -101,6 +102,15 @@ pub(super) fn stand_in(
     socket.bind(&local.into())?;
     socket.connect(&peer.into())?;
     Ok(socket)
+}
+
+/// Lets a connection that stands aside use timestamps (RFC 7323), of a clock that now shows this.
+pub(super) fn set_clock(socket: BorrowedFd<'_>, clock: u32) -> io::Result<()> {
+    /// `struct tcp_repair_opt` (linux/tcp.h): `TCPOPT_TIMESTAMP` without a value.
+    const TIMESTAMPS: [u32; 2] = [8, 0];
+    set(socket, libc::IPPROTO_TCP, TCP_REPAIR_OPTIONS, &TIMESTAMPS)?;
+    // The kernel marks clocks of microseconds with the lowest bit.
+    set(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP, &(clock & !1))
 }
 
 /// Ends a connection that stands aside by an RST to its peer.
