@@ -123,7 +123,8 @@ fn demotions(metrics: &Metrics, limits: Limits) -> Result<()> {
     ensure!(at_the_end > 0.0 || limits == Limits::Random, "no stream ended in the kernel\n{}", counts());
     match limits {
         Limits::Tiny => {
-            ensure!(for_load > SESSIONS as f64 / 2.0 && for_load > at_the_end, "few demotions\n{}", counts());
+            // On a busy machine reads are larger, and fewer directions look like messages at all.
+            ensure!(for_load > SESSIONS as f64 / 10.0 && for_load > at_the_end, "few demotions\n{}", counts());
         }
         Limits::Huge => ensure!(for_load == 0.0, "demotions although nothing crosses the limits\n{}", counts()),
         Limits::Usual | Limits::Random => {}
