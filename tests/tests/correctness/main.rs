@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use landbridge_tests::crowd::{Crowd, Habits};
 use landbridge_tests::{Config, Daemon, Group, LISTENER_PORT, Net};
 
-use judge::judge;
+use judge::{Tally, judge};
 use limits::Limits;
 use network::Network;
 
@@ -105,14 +105,21 @@ fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
     for limits in limits {
         let case = Case { way, network, limits };
         println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {case:?}");
-        exchange(case, &net, seed).with_context(|| format!("LANDBRIDGE_SEED={seed}, {case:?}"))?;
+        let failed = || format!("LANDBRIDGE_SEED={seed}, {case:?}");
+        let tally = exchange(case, &net, seed).with_context(failed)?.with_context(failed);
         seed = seed.wrapping_add(1);
+        if let Err(other) = tally {
+            // Other sessions on the same machine have to show it. Bytes have no second chance.
+            println!("once more, with LANDBRIDGE_SEED={seed}: {other:?}");
+            exchange(case, &net, seed)??;
+            seed = seed.wrapping_add(1);
+        }
     }
     network.check(&net)
 }
 
 /// All sessions at once through one daemon.
-fn exchange(case: Case, net: &Net, seed: u64) -> Result<()> {
+fn exchange(case: Case, net: &Net, seed: u64) -> Result<Tally> {
     let begin = Instant::now();
     let habits = Habits { seed, small_buffers: case.network != Network::Bad };
     let crowd = Crowd::new(&net.targets[0], PORT, habits, SESSIONS)?;
@@ -126,9 +133,10 @@ fn exchange(case: Case, net: &Net, seed: u64) -> Result<()> {
         .listener_tcp(probes);
     let mut daemon = Daemon::start(&net.proxy, &case.limits.apply(config, seed))?;
     let outcomes = crowd.run(&net.client, &[daemon.v4(), daemon.v6()]).with_context(|| judge::counted(&daemon))?;
-    judge(&daemon, &crowd, &outcomes, case)?;
+    let tally = judge(&daemon, &crowd, &outcomes, case)?;
     println!("{:?}", begin.elapsed());
-    daemon.stop().map(drop)
+    daemon.stop()?;
+    Ok(tally)
 }
 
 /// What the environment says, else the time.
