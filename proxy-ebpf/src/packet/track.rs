@@ -2,7 +2,7 @@
 
 use landbridge_common::packet::{BY_TARGET, KNOWN, Leg, event, phase};
 
-use crate::atomics::add;
+use crate::atomics::{add, compare_exchange};
 use crate::counters::tell;
 use crate::leg::Arrival;
 use crate::parse::{ACK, FIN, RST, Segment};
@@ -66,25 +66,25 @@ unsafe fn is_expected(segment: &Segment, leg: *mut Leg, other: *mut Leg) -> bool
 unsafe fn sent(segment: &Segment, leg: *mut Leg, other: *mut Leg, now: u64) {
     // SAFETY: the caller's.
     unsafe {
-        let newest = window::newest(leg);
         let end = segment.end();
         let fin = segment.flags & FIN;
-        let advance = end.wrapping_sub(newest);
         let probe = &raw mut (*other).probe;
-        if advance as i32 > 0 {
-            (&raw mut (*leg).newest).write_volatile(KNOWN | u64::from(end));
-            add(&raw mut (*leg).bytes, u64::from(advance - fin));
-            if (segment.sequence.wrapping_sub(newest) as i32) < 0 {
-                // Partly a repetition: its acknowledgement tells nothing (Karn).
-                probe.write_volatile(0);
-            } else if probe.read_volatile() == 0 {
-                (&raw mut (*other).probe_sent).write_volatile(now);
-                probe.write_volatile(KNOWN | u64::from(end.wrapping_add((*leg).sequence_delta)));
+        match advance(leg, end) {
+            Some(newest) => {
+                add(&raw mut (*leg).bytes, u64::from(end.wrapping_sub(newest) - fin));
+                if (segment.sequence.wrapping_sub(newest) as i32) < 0 {
+                    // Partly a repetition: its acknowledgement tells nothing (Karn).
+                    probe.write_volatile(0);
+                } else if probe.read_volatile() == 0 {
+                    (&raw mut (*other).probe_sent).write_volatile(now);
+                    probe.write_volatile(KNOWN | u64::from(end.wrapping_add((*leg).sequence_delta)));
+                }
             }
-        } else {
-            probe.write_volatile(0);
-            if segment.payload != 0 {
-                add(&raw mut (*leg).retransmitted, 1);
+            None => {
+                probe.write_volatile(0);
+                if segment.payload != 0 {
+                    add(&raw mut (*leg).retransmitted, 1);
+                }
             }
         }
         if segment.payload != 0 && (*leg).first_payload == 0 {
@@ -94,6 +94,36 @@ unsafe fn sent(segment: &Segment, leg: *mut Leg, other: *mut Leg, now: u64) {
             // By its number and not counted: a FIN may come more than once.
             (&raw mut (*leg).fin).write_volatile(KNOWN | u64::from(end));
         }
+    }
+}
+
+/// Notes that packets have been sent on up to `end`; returns how far it was before, or `None` if it was as far. By exchange,
+/// because two packets of a leg on two CPUs must not both count the same bytes.
+///
+/// # Safety
+/// As [`is_expected`].
+#[inline(always)]
+unsafe fn advance(leg: *mut Leg, end: u32) -> Option<u32> {
+    /// More CPUs than this do not have packets of one leg at once.
+    const ATTEMPTS: u32 = 4;
+    // SAFETY: the caller's; programs change the word by this exchange alone.
+    unsafe {
+        let place = &raw mut (*leg).newest;
+        let mut known = place.read_volatile();
+        let mut attempt = 0;
+        while attempt < ATTEMPTS {
+            let newest = if known & KNOWN != 0 { known as u32 } else { (*leg).received };
+            if end.wrapping_sub(newest) as i32 <= 0 {
+                return None;
+            }
+            let found = compare_exchange(place, known, KNOWN | u64::from(end));
+            if found == known {
+                return Some(newest);
+            }
+            known = found;
+            attempt += 1;
+        }
+        None
     }
 }
 
