@@ -14,6 +14,8 @@ pub(super) struct TcpInfo {
     pub(super) bytes_acked: u64,
     /// Bytes received in order; the FIN counts as one.
     pub(super) bytes_received: u64,
+    /// Whether both directions are open (`TCP_ESTABLISHED`).
+    pub(super) is_established: bool,
     /// `TCPI_OPT_*`
     pub(super) options: u8,
     /// The scale of the windows that the peer announces, and of those announced to it.
@@ -28,6 +30,9 @@ pub(super) struct TcpInfo {
 /// this returns, and so has everything that had waited for the lock.
 pub(super) fn info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     // `struct tcp_info` (linux/tcp.h) only ever grows; libc's begins the same but ends before the 64-bit fields.
+    /// linux/tcp_states.h
+    const ESTABLISHED: u8 = 1;
+    const STATE: usize = 0;
     const OPTIONS: usize = 5;
     const SCALES: usize = 6;
     const PATH_MTU: usize = 60;
@@ -41,6 +46,7 @@ pub(super) fn info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     Ok(TcpInfo {
         bytes_acked: info[ACKED / 8],
         bytes_received: info[RECEIVED / 8],
+        is_established: byte(STATE) == ESTABLISHED,
         options: byte(OPTIONS),
         window_scales: (byte(SCALES) & 0xf, byte(SCALES) >> 4),
         announced_mss: word(ANNOUNCED_MSS),

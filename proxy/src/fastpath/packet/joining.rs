@@ -189,7 +189,9 @@ impl Joining {
             }
             // The socket's lock: what had passed before is in `bytes_received` or on its way, and then in `passed`. What came
             // out of order is in neither, and must not stay behind.
-            if tcp::info(legs[side])?.bytes_received != read || tcp::held(legs[side])? != 0 {
+            let TcpInfo { bytes_received, is_established, .. } = tcp::info(legs[side])?;
+            // A peer that has reset has told the socket only.
+            if !is_established || bytes_received != read || tcp::held(legs[side])? != 0 {
                 return Ok(Stand::Restless);
             }
             match joint.passed(side) {
