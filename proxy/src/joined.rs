@@ -129,7 +129,7 @@ impl JoinedSessions {
         if let Some(Member { mut joined, mut account, .. }) = members.remove(&index) {
             account.end = end;
             debug!(end = end.code(), "joined session ended");
-            if joined.ending() != Ending::No {
+            if joined.ending().is_told() {
                 joined.release();
                 self.lingering.borrow_mut().push_back((Instant::now(), joined));
             }

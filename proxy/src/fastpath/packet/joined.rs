@@ -35,6 +35,13 @@ pub enum Ending {
     Dead,
 }
 
+impl Ending {
+    /// Whether both peers know.
+    pub fn is_told(self) -> bool {
+        matches!(self, Self::Closed { .. } | Self::Reset { .. })
+    }
+}
+
 /// A joined session. Dropped before it has ended, it is reset: an RST goes to each peer.
 pub struct Joined {
     path: Arc<PacketPath>,
@@ -164,7 +171,7 @@ impl Shadow {
 impl Drop for Joined {
     fn drop(&mut self) {
         let joint = self.joint();
-        let has_ended = self.ending() != Ending::No;
+        let has_ended = self.ending().is_told();
         // From here on nothing is sent on, so that the numbers below stay true.
         joint.kill();
         let ends = [0, 1].map(|side| (joint.sent_to(side), joint.received_from(side)));
