@@ -8,6 +8,7 @@ pub mod fastpath;
 mod handover;
 mod joined;
 mod listening;
+mod names;
 pub mod net;
 mod operate;
 mod places;

@@ -113,14 +113,22 @@ pub struct Group {
 struct Target {
     monitor: Monitor,
     admin: AdminState,
+    /// Whether it has no address: it cannot be asked, and is down.
+    absent: bool,
     /// When it came back, while its share still grows.
     ramp: Option<Duration>,
+}
+
+impl Target {
+    fn is_healthy(&self) -> bool {
+        !self.absent && self.monitor.is_healthy()
+    }
 }
 
 impl Group {
     /// A group whose targets have these monitors and are all active.
     pub fn new(rules: GroupRules, monitors: impl IntoIterator<Item = Monitor>) -> Self {
-        let target = |monitor| Target { monitor, admin: AdminState::Active, ramp: None };
+        let target = |monitor| Target { monitor, admin: AdminState::Active, absent: false, ramp: None };
         let targets = monitors.into_iter().map(target).collect();
         let mut group = Self {
             rules,
@@ -164,7 +172,7 @@ impl Group {
 
     /// Traffic failed on target `index`.
     pub fn failed(&mut self, index: usize, now: Duration) -> Vec<Change> {
-        let out = self.targets.iter().filter(|target| !target.monitor.is_healthy()).count();
+        let out = self.targets.iter().filter(|target| !target.is_healthy()).count();
         let may_eject = (out + 1) * 100 <= usize::from(self.rules.max_ejected) * self.targets.len();
         self.change(now, |group| group.targets[index].monitor.failed(now, may_eject))
     }
@@ -213,6 +221,12 @@ impl Group {
         })
     }
 
+    /// Target `index` has no address, and is down for as long as this group lasts.
+    pub fn set_absent(&mut self, index: usize, now: Duration) {
+        self.targets[index].absent = true;
+        self.judge(now);
+    }
+
     /// How many targets there are.
     pub fn len(&self) -> usize {
         self.targets.len()
@@ -249,7 +263,8 @@ impl Group {
 
     /// The verdict of the probes on target `index`.
     pub fn health(&self, index: usize) -> Health {
-        self.targets[index].monitor.health()
+        let target = &self.targets[index];
+        if target.absent { Health::Down } else { target.monitor.health() }
     }
 
     /// Whether traffic has ejected target `index`.
@@ -259,7 +274,7 @@ impl Group {
 
     /// Whether target `index` is healthy: neither down, nor ejected, nor still unknown to its probes, and its device works.
     pub fn is_healthy(&self, index: usize) -> bool {
-        self.link && self.targets[index].monitor.is_healthy()
+        self.link && self.targets[index].is_healthy()
     }
 
     /// How much of its weight target `index` takes at `now`, from 1 to 100; 0: no new sessions.
@@ -277,7 +292,9 @@ impl Group {
     /// Whether every target has a verdict, or none is asked for.
     pub fn is_decided(&self) -> bool {
         let decided = |(index, target): (usize, &Target)| {
-            target.monitor.health() != Health::Unknown || self.target_admin(index) == AdminState::Disabled
+            target.absent
+                || target.monitor.health() != Health::Unknown
+                || self.target_admin(index) == AdminState::Disabled
         };
         self.rules.probes.is_none() || self.targets.iter().enumerate().all(decided)
     }
