@@ -89,7 +89,14 @@ fn names_are_resolved_from_outside() {
     };
     let pair = |name: &str, address: &str| (name.to_owned(), address.to_owned());
     let one = config.clone().resolved(|name| (name == "gpu-1.example").then(|| "10.0.0.9".parse().unwrap()));
-    assert_eq!(of(one), [pair("gpu-1.example:8000", "10.0.0.9:8000"), pair("10.0.0.1:8000", "10.0.0.1:8000")]);
+    assert_eq!(
+        of(one),
+        [
+            pair("gpu-1.example:8000", "10.0.0.9:8000"),
+            ("second", "0.0.0.0:8000"),
+            pair("10.0.0.1:8000", "10.0.0.1:8000")
+        ]
+    );
     // Two names of one address are one target.
     let same = config.resolved(|_| Some("10.0.0.1".parse().unwrap()));
     assert_eq!(of(same), [pair("gpu-1.example:8000", "10.0.0.1:8000")]);

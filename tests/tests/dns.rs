@@ -59,11 +59,11 @@ impl Scene {
 #[test]
 fn a_name_that_moves_takes_new_sessions_along_and_drains_the_old() -> Result<()> {
     let scene = Scene::start()?;
-    scene.dns.set(NAME, scene.address(0)?);
+    scene.dns.set(NAME, &[scene.address(0)?]);
     let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(Group::new("onprem")))?;
     let (mut session, name) = scene.session(&daemon)?;
     assert_eq!(name, 'a');
-    scene.dns.set(NAME, scene.address(1)?);
+    scene.dns.set(NAME, &[scene.address(1)?]);
     scene.wait_serving(&daemon, 'b')?;
     session.expect_ending(Ending::Reset)?;
     let label = format!("{NAME}:{TRAFFIC}");
@@ -74,7 +74,7 @@ fn a_name_that_moves_takes_new_sessions_along_and_drains_the_old() -> Result<()>
 #[test]
 fn the_last_good_answer_is_kept() -> Result<()> {
     let scene = Scene::start()?;
-    scene.dns.set(NAME, scene.address(0)?);
+    scene.dns.set(NAME, &[scene.address(0)?]);
     let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(Group::new("onprem")))?;
     scene.dns.set_broken(true);
     let asked = scene.dns.asked();
@@ -84,8 +84,10 @@ fn the_last_good_answer_is_kept() -> Result<()> {
     })?;
     let (mut session, name) = scene.session(&daemon)?;
     assert_eq!(name, 'a');
+    let label = format!("{NAME}:{TRAFFIC}");
+    ensure!(daemon.metrics()?.value("landbridge_dns_failures_total", &[("target", &label)]) >= 2.0);
     scene.dns.set_broken(false);
-    scene.dns.set(NAME, scene.address(1)?);
+    scene.dns.set(NAME, &[scene.address(1)?]);
     scene.wait_serving(&daemon, 'b')?;
     session.expect_ending(Ending::Reset)?;
     daemon.stop_at_once().map(drop)
@@ -96,8 +98,9 @@ fn a_name_without_an_address_is_no_target_until_it_has_one() -> Result<()> {
     let scene = Scene::start()?;
     let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(Group::new("onprem")))?;
     assert_eq!(daemon.get("/readyz")?.0, 503);
+    ensure!(daemon.cli_good(&["status"])?.contains("gpu.example has no address"));
     ensure!(scene.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty());
-    scene.dns.set(NAME, scene.address(1)?);
+    scene.dns.set(NAME, &[scene.address(1)?]);
     eventually("it is ready", || {
         ensure!(daemon.get("/readyz")?.0 == 200);
         Ok(())
@@ -111,7 +114,7 @@ fn a_name_without_an_address_is_no_target_until_it_has_one() -> Result<()> {
 fn a_failed_connect_has_the_name_looked_up_afresh() -> Result<()> {
     let scene = Scene::start()?;
     // Nobody listens at the first address.
-    scene.dns.set(NAME, Ipv4Addr::new(10, 0, 1, 1));
+    scene.dns.set(NAME, &[Ipv4Addr::new(10, 0, 1, 1)]);
     scene.dns.set_ttl(3_600);
     let config = scene.config(Group::new("onprem")).dns("max_ttl = \"24h\"");
     let mut daemon = Daemon::start(&scene.net.proxy, &config)?;
@@ -120,7 +123,7 @@ fn a_failed_connect_has_the_name_looked_up_afresh() -> Result<()> {
     let asked = scene.dns.asked();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(scene.dns.asked(), asked, "an answer that is good is not asked for again");
-    scene.dns.set(NAME, scene.address(0)?);
+    scene.dns.set(NAME, &[scene.address(0)?]);
     eventually("the new address serves", || {
         ensure!(scene.session(&daemon)?.1 == 'a');
         Ok(())
@@ -131,8 +134,8 @@ fn a_failed_connect_has_the_name_looked_up_afresh() -> Result<()> {
 #[test]
 fn a_reload_brings_new_names() -> Result<()> {
     let scene = Scene::start()?;
-    scene.dns.set(NAME, scene.address(0)?);
-    scene.dns.set("other.example", scene.address(1)?);
+    scene.dns.set(NAME, &[scene.address(0)?]);
+    scene.dns.set("other.example", &[scene.address(1)?]);
     let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(Group::new("onprem")))?;
     let (mut session, name) = scene.session(&daemon)?;
     assert_eq!(name, 'a');
@@ -142,5 +145,52 @@ fn a_reload_brings_new_names() -> Result<()> {
     names.sort_unstable();
     assert_eq!(names, ['a', 'b']);
     session.expect_quiet(Duration::from_millis(700))?;
+    daemon.stop_at_once().map(drop)
+}
+
+/// One address is used at a time, and stays for as long as it serves; when it does not, the next one of the answer is.
+#[test]
+fn a_name_with_several_addresses_moves_on_when_one_is_dead() -> Result<()> {
+    let scene = Scene::start()?;
+    let dead = Ipv4Addr::new(10, 0, 1, 1);
+    let (first, second) = (scene.address(0)?, scene.address(1)?);
+    scene.dns.set(NAME, &[second, first]);
+    let group = Group::new("onprem").with("eject_after = 1").with("max_ejected = 100");
+    let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(group))?;
+    let (_, name) = scene.session(&daemon)?;
+    let chosen = [first, second][usize::from(name == 'b')];
+    // The other order and another address change nothing.
+    scene.dns.set(NAME, &[first, second, dead]);
+    let asked = scene.dns.asked();
+    eventually("it was asked again", || {
+        ensure!(scene.dns.asked() > asked + 6);
+        Ok(())
+    })?;
+    assert_eq!(scene.session(&daemon)?.1, name);
+    // Only the dead one is left, and then there is a living one again.
+    scene.dns.set(NAME, &[dead]);
+    eventually("nobody serves", || {
+        ensure!(scene.session(&daemon).is_err());
+        Ok(())
+    })?;
+    scene.dns.set(NAME, &[dead, chosen]);
+    scene.wait_serving(&daemon, name)?;
+    daemon.stop_at_once().map(drop)
+}
+
+/// What the operator says of a target stays said when its name moves; a reload that failed stays failed.
+#[test]
+fn orders_and_the_state_of_the_last_reload_outlast_another_address() -> Result<()> {
+    let scene = Scene::start()?;
+    scene.dns.set(NAME, &[scene.address(0)?]);
+    let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(Group::new("onprem")))?;
+    daemon.cli_good(&["set", "weight", &format!("onprem/{NAME}:{TRAFFIC}"), "7"])?;
+    daemon.reload_text("nonsense")?;
+    daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
+    scene.dns.set(NAME, &[scene.address(1)?]);
+    scene.wait_serving(&daemon, 'b')?;
+    let label = format!("{NAME}:{TRAFFIC}");
+    daemon.wait_metric("landbridge_target_weight", &[("target", &label)], 7.0)?;
+    daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
     daemon.stop_at_once().map(drop)
 }

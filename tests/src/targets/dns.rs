@@ -1,4 +1,4 @@
-//! A small DNS server: names of the test's choice with one IPv4 address each. Answers are good for no time unless
+//! A small DNS server: names of the test's choice with IPv4 addresses. Answers are good for no time unless
 //! the test says otherwise.
 //!
 //! One thread answers; it ends with the handle.
@@ -28,7 +28,7 @@ const NO_SUCH_NAME: [u8; 2] = [0x81, 0x83];
 #[derive(Debug)]
 pub struct DnsServer {
     address: SocketAddr,
-    names: Arc<Mutex<HashMap<String, Ipv4Addr>>>,
+    names: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
     broken: Arc<AtomicBool>,
     ttl: Arc<AtomicU32>,
     asked: Arc<AtomicU32>,
@@ -59,7 +59,7 @@ impl DnsServer {
                 let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
                 asked.fetch_add(1, Ordering::SeqCst);
                 let names = names.lock().unwrap_or_else(PoisonError::into_inner);
-                let known = |name: &str| names.get(name).copied();
+                let known = |name: &str| names.get(name).cloned();
                 if let Some(answer) =
                     answer(&question[..length], broken.load(Ordering::SeqCst), ttl.load(Ordering::SeqCst), known)
                 {
@@ -76,9 +76,9 @@ impl DnsServer {
         self.address
     }
 
-    /// From now on `name` has this address.
-    pub fn set(&self, name: &str, address: Ipv4Addr) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), address);
+    /// From now on `name` has these addresses.
+    pub fn set(&self, name: &str, addresses: &[Ipv4Addr]) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), addresses.to_vec());
     }
 
     /// From now on it answers that it cannot answer, or works again.
@@ -107,7 +107,7 @@ impl Drop for DnsServer {
 }
 
 /// The answer to a message with one question; `None` if it is none.
-fn answer(question: &[u8], broken: bool, ttl: u32, known: impl Fn(&str) -> Option<Ipv4Addr>) -> Option<Vec<u8>> {
+fn answer(question: &[u8], broken: bool, ttl: u32, known: impl Fn(&str) -> Option<Vec<Ipv4Addr>>) -> Option<Vec<u8>> {
     let mut name = String::new();
     let mut at = HEADER;
     while let length @ 1.. = usize::from(*question.get(at)?) {
@@ -117,18 +117,18 @@ fn answer(question: &[u8], broken: bool, ttl: u32, known: impl Fn(&str) -> Optio
         at += 1 + length;
     }
     let (name, kind) = (name.trim_end_matches('.'), question.get(at + 1..at + 5)?);
-    let address = known(name);
-    let code = match address {
+    let addresses = known(name);
+    let code = match addresses {
         _ if broken => SERVER_FAILURE,
         Some(_) => NO_ERROR,
         None => NO_SUCH_NAME,
     };
-    let found = address.filter(|_| !broken && *kind == TYPE_A);
+    let found = addresses.filter(|_| !broken && *kind == TYPE_A).unwrap_or_default();
     let mut answer = question[..2].to_vec();
     answer.extend(code);
-    answer.extend([0, 1, 0, u8::from(found.is_some()), 0, 0, 0, 0]);
+    answer.extend([0, 1, 0, u8::try_from(found.len()).ok()?, 0, 0, 0, 0]);
     answer.extend(&question[HEADER..at + 5]);
-    if let Some(address) = found {
+    for address in found {
         // The name of the question, type A, class IN, the TTL, four bytes.
         answer.extend([0xc0, 0x0c, 0, 1, 0, 1]);
         answer.extend(ttl.to_be_bytes());

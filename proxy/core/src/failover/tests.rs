@@ -202,3 +202,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_target_without_an_address_is_down_and_nobody_waits_for_it() {
+    for probes in [RULES.probes, None] {
+        let mut group = group(GroupRules { probes, ..RULES }, 2);
+        group.set_absent(1, secs(0));
+        group.probed(0, true, secs(1));
+        assert!(group.is_decided());
+        assert_eq!((group.health(1), group.is_healthy(1), group.percent(1, secs(1))), (Health::Down, false, 0));
+        assert_eq!((group.percent(0, secs(1)), group.standing()), (100, Standing::Able));
+    }
+    let mut alone = group(GroupRules { probes: None, ..RULES }, 1);
+    assert_eq!(alone.standing(), Standing::Able);
+    alone.set_absent(0, secs(0));
+    assert_eq!(alone.standing(), Standing::Unable);
+}
