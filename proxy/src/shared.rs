@@ -20,6 +20,7 @@ use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -299,6 +300,11 @@ impl Lease {
         self.entry.token()
     }
 
+    /// From now on `tell` gets `number` when the session is cut, which may have happened already.
+    pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
+        self.entry.tell_cut(tell, number);
+    }
+
     /// How a session ends that was cut.
     pub(crate) fn cut_end(&self) -> SessionEnd {
         self.entry.end()
@@ -348,5 +354,6 @@ fn group_rules(group: &Group) -> GroupRules {
             fall: check.fall,
         }),
         eject: EjectRules { after: group.eject.after, hold: group.eject.hold },
+        one_way: group.tcp.interface.is_some(),
     }
 }

@@ -218,6 +218,12 @@ impl Shared {
                         self.end_sessions(id, group.on_down, SessionEnd::TargetDown);
                     }
                 }
+                Change::Outage(true) => {
+                    warn!(group = name, interface = group.tcp.interface, "most targets failed together");
+                }
+                Change::Outage(false) => {
+                    info!(group = name, interface = group.tcp.interface, "targets are tried again")
+                }
                 Change::Group(Standing::Able) => info!(group = name, "takes sessions"),
                 Change::Group(Standing::Held) => {
                     info!(group = name, hold = ?group.failback_hold, "healthy again, held back");

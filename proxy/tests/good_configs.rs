@@ -93,7 +93,7 @@ fn names_are_resolved_from_outside() {
         of(one),
         [
             pair("gpu-1.example:8000", "10.0.0.9:8000"),
-            ("second", "0.0.0.0:8000"),
+            pair("second", "0.0.0.0:8000"),
             pair("10.0.0.1:8000", "10.0.0.1:8000")
         ]
     );
