@@ -17,6 +17,7 @@ mod reload;
 mod session;
 mod shared;
 mod signals;
+mod stalls;
 pub mod stats;
 pub mod supervisor;
 mod target;

@@ -79,6 +79,15 @@ impl Net {
         Ok(())
     }
 
+    /// Target host `index` is reached again.
+    pub fn mend_target(&self, index: u8) -> Result<()> {
+        let host = &self.targets[usize::from(index)];
+        for address in [host.v4(0).ip(), host.v6(0).ip()] {
+            self.proxy.ip(&format!("neigh del {address} dev {}", host.name()))?;
+        }
+        Ok(())
+    }
+
     /// From now on nothing from the proxy reaches the client.
     pub fn cut_client(&self) -> Result<()> {
         for address in [self.client.v4(0).ip(), self.client.v6(0).ip()] {
