@@ -22,9 +22,8 @@ use tracing::{error, info, warn};
 
 use crate::admin::control::{self, ReloadWish};
 use crate::admin::{self, AdminError, Server};
-use crate::config::{Config, Datapath, Listener};
+use crate::config::Config;
 use crate::fastpath::packet::PacketPath;
-use crate::fastpath::{FastPath, Limits};
 use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
 use crate::net::listener::BindError;
@@ -32,6 +31,7 @@ use crate::reload::{self, Begun, Prepared, prepare};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
 use crate::watch::{Watch, first_verdicts, watch_targets};
+use crate::ways::{adopt, start_fastpath, start_packet};
 use crate::worker::{self, Phase, Ways, WorkerError};
 
 /// Why the daemon could not run, or had to stop.
@@ -70,7 +70,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let running = Arc::new(Running::new(Arc::clone(&first)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
-    let packet = start_packet(&first.config);
+    let packet = start_packet(&first.config, &file);
     let kernel = admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
     let (reload_wishes, control) = unbounded_channel();
     let watch = watch_targets(&first);
@@ -95,7 +95,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     if !good {
         return Ok(());
     }
-    let ways = Ways { sockmap: fastpath.ok(), packet: packet.ok() };
+    let packet = packet.ok();
+    let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };
     let ended = FuturesUnordered::new();
     let mut orders = Vec::new();
     for index in 0..workers {
@@ -103,6 +104,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         ended.push(worker::start(index, receiver, Arc::clone(&running), ways.clone(), phase_changes.clone())?);
         orders.push(sender);
     }
+    // Before anybody accepts or dials: the ports of these sessions are taken.
+    adopt(packet.as_ref(), &orders);
     listening.apply(&first.config, bound, &orders);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -113,9 +116,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         inheritance.say_ready().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
-    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting }
+    let unpinned = packet.clone();
+    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting, packet }
         .serve(signals, ended)
         .await?;
+    if let Some(packet) = unpinned {
+        packet.unpin();
+    }
     info!("ended");
     Ok(())
 }
@@ -168,6 +175,7 @@ struct Supervisor {
     control: UnboundedReceiver<ReloadWish>,
     /// Who waits for the reload that is on its way.
     waiting: Vec<ReloadWish>,
+    packet: Option<Arc<PacketPath>>,
 }
 
 impl Supervisor {
@@ -208,6 +216,9 @@ impl Supervisor {
                         info!(signal = signal.name(), "ending");
                         reload.set(None.into());
                         upgrade.set(None.into());
+                        if signal == Event::Leave {
+                            self.leave_joined();
+                        }
                         deadline = Some(Instant::now() + self.drain());
                     }
                     (signal, Phase::Draining | Phase::Ending) => {
@@ -239,6 +250,15 @@ impl Supervisor {
                     Some(result) => result?,
                 },
             }
+        }
+    }
+
+    /// Leaves the joined sessions to the next process.
+    fn leave_joined(&self) {
+        if let Some(path) = &self.packet
+            && !path.retire()
+        {
+            warn!("joined sessions end with this process: nothing is pinned");
         }
     }
 
@@ -308,65 +328,6 @@ impl Supervisor {
 fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {
     // Who does not wait any more need not know.
     wishes.into_iter().for_each(|wish| drop(wish.send(outcome.clone())));
-}
-
-/// The fast path with what listens to its programs, or the code of the reason why there is none.
-fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
-    match FastPath::start(limits) {
-        Ok(fastpath) => {
-            info!("kernel fast path: loaded and tested");
-            let alarms = Arc::clone(&fastpath).run_alarms();
-            tokio::spawn(async move {
-                if let Err(error) = alarms.await {
-                    error!("the kernel's alarms are no longer heard: {error}");
-                }
-            });
-            if let Some(log) = fastpath.take_log() {
-                tokio::spawn(async move {
-                    if let Err(error) = log.forward().await {
-                        warn!("what the eBPF programs log is no longer shown: {error}");
-                    }
-                });
-            }
-            Ok(fastpath)
-        }
-        Err(reason) => {
-            let code = reason.reason();
-            warn!(code, "kernel fast path: not available ({}); sessions are forwarded in user space", reason.chain());
-            Err(code)
-        }
-    }
-}
-
-/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had;
-/// else the code of the reason.
-fn start_packet(config: &Config) -> Result<Arc<PacketPath>, &'static str> {
-    let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
-    let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
-    if sessions == 0 {
-        return Err("not_wanted");
-    }
-    let path = match PacketPath::start(sessions) {
-        Ok(path) => path,
-        Err(reason) => {
-            let code = reason.reason();
-            warn!(code, "packet datapath: not available ({})", reason.chain());
-            return Err(code);
-        }
-    };
-    info!("packet datapath: loaded");
-    let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
-    tokio::spawn(async move {
-        if let Err(error) = events.await {
-            error!("the packet datapath's events are no longer heard: {error}");
-        }
-    });
-    tokio::spawn(async move {
-        if let Err(error) = devices.await {
-            error!("new network devices are no longer seen: {error}");
-        }
-    });
-    Ok(path)
 }
 
 /// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.
