@@ -98,7 +98,7 @@ pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, workers: &[UnboundedSender<O
 }
 
 /// An error and what caused it, in one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let source = error.source().map(|source| format!(": {}", chain(source)));
     format!("{error}{}", source.unwrap_or_default())
 }
