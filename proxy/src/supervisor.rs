@@ -17,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::control::{self, ReloadWish};
@@ -70,11 +70,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let running = Arc::new(Running::new(Arc::clone(&first)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
-    let packet = start_packet(&first.config, &file);
-    let kernel = admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
     let (reload_wishes, control) = unbounded_channel();
     let watch = watch_targets(&first);
-    let admins = Admins { running: &running, phase: &phase_changes, kernel, reload_wishes };
+    let admins = |packet: &Result<_, _>| {
+        let kernel =
+            admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
+        Admins { running: &running, phase: &phase_changes, kernel, reload_wishes }
+    };
     let verdicts = async {
         tokio::select! {
             () = first_verdicts(&first) => true,
@@ -84,17 +86,25 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             }
         }
     };
-    // Who takes over answers only when it can: until then the former process does.
-    let (servers, good) = match &mut inheritance {
-        None => (admins.start(&first.config, None)?, verdicts.await),
+    // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
+    let (servers, packet) = match &mut inheritance {
+        None => {
+            let packet = start_packet(&first.config, &file);
+            let servers = admins(&packet).start(&first.config, None)?;
+            if !verdicts.await {
+                return Ok(());
+            }
+            (servers, packet)
+        }
         Some(inherited) => {
-            let good = verdicts.await;
-            (admins.start(&first.config, Some(inherited))?, good)
+            if !verdicts.await {
+                return Ok(());
+            }
+            inherited.take_over().await?;
+            let packet = start_packet(&first.config, &file);
+            (admins(&packet).start(&first.config, Some(inherited))?, packet)
         }
     };
-    if !good {
-        return Ok(());
-    }
     let packet = packet.ok();
     let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };
     let ended = FuturesUnordered::new();
@@ -113,7 +123,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     info!(workers, "ready");
     drop(first);
     if let Some(inheritance) = inheritance {
-        inheritance.say_ready().map_err(HandoverError::from)?;
+        inheritance.say_serving().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
     let unpinned = packet.clone();
@@ -209,7 +219,9 @@ impl Supervisor {
                 signal = signals.recv() => match (signal, phase) {
                     (Event::Reload, _) => wished = true,
                     (Event::Upgrade, Phase::Serving) if upgrade.is_terminated() && reload.is_terminated() => {
-                        upgrade.set(self.begin_upgrade().map(|successor| successor.serves().fuse()).into());
+                        let path = self.packet.clone();
+                        let begun = self.begin_upgrade().map(|successor| successor.serves(let_go(path)).fuse());
+                        upgrade.set(begun.into());
                     }
                     (Event::Upgrade, _) => warn!("not now: something else is on its way; send SIGUSR2 again"),
                     (signal, Phase::Serving) => {
@@ -323,6 +335,20 @@ impl Supervisor {
         info!(generation = shared.generation, "reloaded");
         tell(std::mem::take(&mut self.waiting), &Ok(changes));
     }
+}
+
+/// So long a relay needs at most to notice that it is to join no more: it looks at least once a second.
+const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_POLL: Duration = Duration::from_millis(5);
+
+/// Leaves the joined sessions to another process while this one goes on. Cancelling it leaves them all the same.
+async fn let_go(path: Option<Arc<PacketPath>>) {
+    let Some(path) = path.filter(|path| path.retire()) else { return };
+    let until = Instant::now() + SETTLE;
+    while path.sessions() > 0 && Instant::now() < until {
+        sleep(SETTLE_POLL).await;
+    }
+    path.let_go();
 }
 
 fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {

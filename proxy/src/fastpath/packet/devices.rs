@@ -122,7 +122,8 @@ impl PacketPath {
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         // A device that goes down keeps its program.
         attached.retain(|index| all.contains(index));
-        if let Some(pins) = &self.pins {
+        let pins = self.lock_pins();
+        if let Some(pins) = &*pins {
             pins.linked().into_iter().filter(|index| !all.contains(index)).for_each(|index| pins.forget_link(index));
         }
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +132,7 @@ impl PacketPath {
                 continue;
             }
             let Some(program) = classifier(&mut programs, program) else { continue };
-            match attach(program, index, &name, self.pins.as_ref()) {
+            match attach(program, index, &name, pins.as_ref()) {
                 Ok(()) => debug!(device = name, "the packet datapath is attached"),
                 Err(error) => warn!(device = name, "the packet datapath cannot be attached: {error}"),
             }

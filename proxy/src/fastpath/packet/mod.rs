@@ -87,7 +87,7 @@ pub struct PacketPath {
     // Owns the programs, and the attachments that are not pinned.
     programs: Mutex<Ebpf>,
     /// Where the state outlives this process; `None`: it does not.
-    pins: Option<Pins>,
+    pins: Mutex<Option<Pins>>,
     /// Cancelled when this process leaves its joined sessions to another one.
     retired: CancellationToken,
     /// What a former process has left, until it is adopted.
@@ -162,7 +162,7 @@ impl PacketPath {
             counters: take(&mut programs, COUNTERS)?,
             attached: Mutex::default(),
             programs: Mutex::new(programs),
-            pins,
+            pins: Mutex::new(pins),
             retired: CancellationToken::new(),
             left: Mutex::new(left),
         })
@@ -171,13 +171,19 @@ impl PacketPath {
     /// From now on nothing is joined any more, and dropping a joined session leaves it to the next process: the programs and
     /// the maps stay where they are pinned. False, and nothing has changed, if they are not.
     pub fn retire(&self) -> bool {
-        if self.pins.is_none() {
+        if self.lock_pins().is_none() {
             return false;
         }
         self.retired.cancel();
         // Those that are armed have to be told.
         self.lock_slots().wakers().iter().for_each(|waker| waker.wake());
         true
+    }
+
+    /// Lets another process have what is pinned. To be called after [`Self::retire`], when no session is left here.
+    pub fn let_go(&self) {
+        // The lock goes with it.
+        self.lock_pins().take();
     }
 
     /// Cancelled by [`Self::retire`].
@@ -191,9 +197,13 @@ impl PacketPath {
 
     /// Nothing here is to outlive this process, unless it was left to another one.
     pub fn unpin(&self) {
-        if let Some(pins) = self.pins.as_ref().filter(|_| !self.is_retired()) {
+        if let Some(pins) = self.lock_pins().as_ref().filter(|_| !self.is_retired()) {
             pins.remove();
         }
+    }
+
+    fn lock_pins(&self) -> MutexGuard<'_, Option<Pins>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sessions that are watched, armed, joined or lingering now.
