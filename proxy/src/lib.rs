@@ -20,4 +20,5 @@ pub mod stats;
 pub mod supervisor;
 mod target;
 mod watch;
+mod ways;
 mod worker;
