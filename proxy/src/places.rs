@@ -18,6 +18,11 @@ impl Places {
         let taken = self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, free);
         taken.is_ok().then(|| Place(Arc::clone(self)))
     }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Place {

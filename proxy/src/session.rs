@@ -24,6 +24,7 @@ use crate::net::relay::{Relay, Relayed, Settings};
 use crate::places::Place;
 use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
+use crate::tally::Tally;
 use crate::worker::Worker;
 
 /// Serves the connection `client` from `peer`, which the listener of that index accepted on `worker`; `place` is its one
@@ -51,8 +52,9 @@ struct Begun {
     target: Leg,
     /// What goes to the target first.
     head: Bytes,
-    /// Bytes that were read from the client.
+    /// Bytes that were read from the client, and those of them that are for the target.
     read: u64,
+    rest: u64,
     lease: Lease,
 }
 
@@ -66,6 +68,8 @@ pub(crate) struct Account {
     pub(crate) answered: bool,
     /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
     pub(crate) lease: Lease,
+    /// What is noted of it.
+    pub(crate) tally: Tally,
     began: Instant,
     shared: Arc<Shared>,
     _place: Place,
@@ -99,7 +103,7 @@ impl Session<'_> {
     async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { target, head, read, lease } = match Box::pin(self.begin(&client, peer)).await {
+        let Begun { target, head, read, rest, lease } = match Box::pin(self.begin(&client, peer)).await {
             Ok(begun) => begun,
             Err(end) => {
                 beginning.end = Some(end);
@@ -110,6 +114,8 @@ impl Session<'_> {
             }
         };
         beginning.end = None;
+        let tally = Tally::default();
+        tally.add(Direction::Upload, Carrier::Copy, rest);
         let id = lease.id();
         let cell = Arc::clone(self.route(id));
         let shared = Arc::clone(&self.shared);
@@ -118,6 +124,7 @@ impl Session<'_> {
             end: SessionEnd::Drained,
             answered: false,
             lease,
+            tally,
             began: Instant::now(),
             shared,
             _place: place,
@@ -128,8 +135,9 @@ impl Session<'_> {
         let ways = (kernel, joined.map(|joined| &joined.path));
         let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
         let relayed = {
-            let cell = Arc::clone(&account.cell);
-            let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &cell);
+            let (cell, tally) = (Arc::clone(&account.cell), &account.tally);
+            let relay =
+                Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, (&cell, tally));
             // Pinned here, because a future that is passed by value is stored twice.
             let run = pin!(relay.run());
             account.lease.cut().run_until_cancelled(run).await
@@ -178,8 +186,9 @@ impl Session<'_> {
             None => Vec::new(),
         };
         head.extend_from_slice(&accepted.rest);
-        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(accepted.rest.len() as u64);
-        Ok(Begun { target, head: head.into(), read: accepted.read, lease })
+        let rest = accepted.rest.len() as u64;
+        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(rest);
+        Ok(Begun { target, head: head.into(), read: accepted.read, rest, lease })
     }
 
     /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
@@ -194,8 +203,10 @@ impl Session<'_> {
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);
+            let began = Instant::now();
             match dial(target.address, &group.dial, &group.tcp, segment).await {
                 Ok(stream) => {
+                    route.connect_times.record(began.elapsed());
                     self.log_connect(lease.id(), None);
                     return Ok((Leg::new(stream), lease));
                 }

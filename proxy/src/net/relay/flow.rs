@@ -27,6 +27,7 @@ use crate::fastpath::{Alarm, Fallback, FastPath, Promoted, Redirected};
 use crate::net::hangup::Watch;
 use crate::net::leg::Leg;
 use crate::stats::{Carrier, Direction, Presence, RouteCell};
+use crate::tally::Tally;
 
 /// Bytes after which a direction lets the worker's other sessions have a turn.
 const TURN: u64 = 4 << 20;
@@ -52,6 +53,7 @@ pub(super) enum Step {
 pub(super) struct Flow<'a> {
     direction: Direction,
     cell: Arc<RouteCell>,
+    tally: &'a Tally,
     judge: Judge,
     life: Life,
     /// The pace at which it wanted to be promoted.
@@ -64,6 +66,8 @@ pub(super) struct Flow<'a> {
     /// Bytes that moved; it grows whenever something is seen to move.
     moved: u64,
     began: Instant,
+    /// When the first byte was read, since it began.
+    first_read: Option<Duration>,
     /// What carries it, for whoever asks how many directions each datapath has.
     presence: Presence,
 }
@@ -133,11 +137,17 @@ pub(super) struct Between<'a> {
 
 impl<'a> Flow<'a> {
     /// A direction that first sends `head`. `read`: bytes that were read from the source before.
-    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: Arc<RouteCell>) -> Self {
+    pub(super) fn new(
+        direction: Direction,
+        policy: Policy,
+        (head, read): (Bytes, u64),
+        (cell, tally): (Arc<RouteCell>, &'a Tally),
+    ) -> Self {
         let presence = Presence::new(Arc::clone(&cell), direction, Carrier::Copy);
         Self {
             direction,
             cell,
+            tally,
             judge: Judge::new(policy),
             life: Life::new(head.len() as u64, read),
             pace: Pace::Slow,
@@ -146,6 +156,7 @@ impl<'a> Flow<'a> {
             drained: read == 0,
             moved: 0,
             began: Instant::now(),
+            first_read: None,
             presence,
         }
     }
@@ -168,6 +179,11 @@ impl<'a> Flow<'a> {
     /// Bytes that moved so far; what the kernel moves is seen every two seconds.
     pub(super) fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// When the first byte was read, since it began.
+    pub(super) fn first_read(&self) -> Option<Duration> {
+        self.first_read
     }
 
     /// From now on an end of the stream is not passed on.
@@ -320,6 +336,7 @@ impl<'a> Flow<'a> {
         *counted = redirected;
         self.moved += new;
         self.cell.bytes(self.direction, Carrier::Sockmap).add(new);
+        self.tally.add(self.direction, Carrier::Sockmap, new);
     }
 
     /// Tells the sink that the stream has ended, if it is whole.
@@ -377,10 +394,15 @@ impl<'a> Flow<'a> {
                 moved => (moved, Carrier::Splice),
             },
         };
-        self.judge.read(read, self.drained, self.began.elapsed());
+        let now = self.began.elapsed();
+        if read > 0 && self.first_read.is_none() {
+            self.first_read = Some(now);
+        }
+        self.judge.read(read, self.drained, now);
         self.presence.change(carrier);
         self.moved += read as u64;
         self.cell.bytes(self.direction, carrier).add(read as u64);
+        self.tally.add(self.direction, carrier, read as u64);
         Ok(read)
     }
 
