@@ -149,7 +149,7 @@ impl Joined {
         Ok(())
     }
 
-    fn joint(&self) -> JointCell<'_> {
+    pub(super) fn joint(&self) -> JointCell<'_> {
         self.path.joint(self.index)
     }
 }

@@ -221,6 +221,11 @@ impl<'a> JointCell<'a> {
         (flags & TIMESTAMPS != 0).then_some(clock.wrapping_add(passed as u32))
     }
 
+    /// When the first payload of a leg's peer was sent on, in nanoseconds; 0: not yet.
+    pub(super) fn first_payload(self, side: usize) -> &'a AtomicU64 {
+        field!(self.joint, legs[side].first_payload, AtomicU64)
+    }
+
     fn sent(self, side: usize) -> u32 {
         field!(self.joint, legs[side].sent, AtomicU32).load(Ordering::Relaxed)
     }

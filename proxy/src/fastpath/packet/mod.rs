@@ -16,6 +16,7 @@ mod joined;
 mod joining;
 mod joint;
 mod repair;
+mod sample;
 
 use std::collections::HashSet;
 use std::io;
@@ -34,6 +35,7 @@ pub use self::joined::{Ending, Joined};
 pub use self::joining::{Books, Joining, Stand};
 use self::joint::JointCell;
 pub use self::joint::Seen;
+pub use self::sample::LegSample;
 use super::kernel::Kernel;
 use super::mapped::Mapped;
 use super::maps::{MapError, refused, take};
