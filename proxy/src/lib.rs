@@ -9,6 +9,7 @@ mod handover;
 mod histogram;
 mod joined;
 mod listening;
+mod names;
 pub mod net;
 mod operate;
 mod places;

@@ -86,7 +86,8 @@ impl Account {
     ) -> Self {
         let cell = Arc::clone(shared.stats.route(listener, lease.id(), worker));
         let shared = Arc::clone(shared);
-        Self { cell, end: SessionEnd::Drained, answered: true, lease, began, shared, _place: place }
+        let tally = Tally::default();
+        Self { cell, end: SessionEnd::Drained, answered: true, lease, tally, began, shared, _place: place }
     }
 
     /// Whose session this is, for a process that comes later.
