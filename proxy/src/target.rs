@@ -81,10 +81,15 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) fn new(listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
+        Self::since(Instant::now(), listener, client, oldest)
+    }
+
+    /// The same, of a session that began at `since`.
+    pub(crate) fn since(since: Instant, listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             listener,
             client,
-            since: Instant::now(),
+            since,
             oldest,
             token: CancellationToken::new(),
             end: OnceLock::new(),
@@ -114,6 +119,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.handle.client
+    }
+
     /// Cancelled when the session has to end.
     pub(crate) fn token(&self) -> &CancellationToken {
         &self.handle.token

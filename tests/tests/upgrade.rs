@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use landbridge_tests::targets::Echo;
+use landbridge_tests::streams::Streams;
+use landbridge_tests::targets::{Echo, Streaming};
 use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,8 +44,9 @@ fn has_ended(id: u32) -> bool {
 #[test]
 fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
     let net = Net::new(1)?;
-    let echo = Echo::start(&net.targets[0], 9000)?;
+    let echo = Streaming::start(&net.targets[0], 9000)?;
     let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let streams = Streams::open(&net.client, daemon.v4(), 200)?;
     let mut old = net.client.connect(daemon.v4())?;
     old.expect_echo(b"before")?;
     let (stop, served, address) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), daemon.v4());
@@ -59,6 +61,16 @@ fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
         })
     };
     let clients = [load(), load(), load()];
+    let kept = {
+        let stop = Arc::clone(&stop);
+        let mut session = net.client.connect(address)?;
+        net.client.spawn(move || -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                session.expect_echo(b"one of many requests")?;
+            }
+            Ok(())
+        })
+    };
     let serves = |what: &str| {
         let before = served.load(Ordering::Relaxed);
         eventually(what, || {
@@ -75,9 +87,11 @@ fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
     })?;
     serves("the new process serves")?;
     stop.store(true, Ordering::Relaxed);
-    for client in clients {
+    for client in clients.into_iter().chain([kept]) {
         client.join().expect("a client does not panic")?;
     }
+    echo.end_streams();
+    ensure!(streams.finish()? > 10, "the streams have run all the time");
     old.expect_echo(b"an old session goes on")?;
     let id = daemon.process().id();
     ensure!(!has_ended(id), "it has a session left");
@@ -115,4 +129,35 @@ fn a_process_that_does_not_come_up_changes_nothing() -> Result<()> {
     drop(session);
     assert_eq!(daemon.get("/readyz")?.0, 200);
     daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn an_upgrade_takes_the_joined_sessions_along() -> Result<()> {
+    const SESSIONS: usize = 20;
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let mut clients = (0..SESSIONS).map(|_| net.client.connect(daemon.v4())).collect::<Result<Vec<_>>>()?;
+    let mut talk = |what: &str| clients.iter_mut().try_for_each(|client| client.expect_echo(what.as_bytes()));
+    for _ in 0..5 {
+        talk("before")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], SESSIONS as f64)?;
+    daemon.process().signal(Signal::SIGUSR2)?;
+    let _successor = Successor::of(&mut daemon)?;
+    let id = daemon.process().id();
+    eventually("the old process has nothing left and ends", || {
+        ensure!(has_ended(id), "not yet");
+        Ok(())
+    })?;
+    daemon.wait_metric("landbridge_datapath_adoptions_total", &[], SESSIONS as f64)?;
+    talk("after")?;
+    drop(clients);
+    daemon.wait_ended(SESSIONS as u32, "client_closed")?;
+    // New sessions are joined by the new process.
+    let mut client = net.client.connect(daemon.v4())?;
+    for _ in 0..5 {
+        client.expect_echo(b"a new session")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)
 }

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::command::{output, quiet};
 use crate::progress::say;
 use crate::{apt, workspace};
 
 /// Debian packages, and what each is for.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("curl", "HTTP/1.1 client"),
     ("wrk", "HTTP/1.1 load"),
     ("nghttp2-client", "h2load: HTTP/2 and gRPC load"),
@@ -22,11 +22,16 @@ const PACKAGES: [(&str, &str); 9] = [
     ("python3-venv", "the Python clients below"),
     ("libpcre2-8-0", "nginx, which is unpacked and not installed"),
     ("libssl3", "nginx"),
+    ("chromium", "the browser that looks at the status page"),
+    ("fonts-dejavu-core", "letters for it"),
 ];
 
 /// Python packages, and what each is for.
 const PYTHON: [(&str, &str); 2] =
     [("httpx[http2]==0.28.1", "HTTP client with streaming"), ("openai==1.109.1", "what callers of inference use")];
+
+/// WireGuard in user space.
+const BORINGTUN: &str = "0.7.1";
 
 /// Installs the packages that are missing.
 pub(crate) fn programs() -> Result<((), String)> {
@@ -50,6 +55,34 @@ pub(crate) fn nginx() -> Result<((), String)> {
     Ok(((), format!("unpacked {}", nginx.display())))
 }
 
+/// Provides Prometheus and promtool. Their package would start a server too.
+pub(crate) fn prometheus() -> Result<((), String)> {
+    let promtool = prometheus_folder().join("promtool");
+    if let Some(found) = on_path("promtool").or_else(|| promtool.exists().then_some(promtool)) {
+        return Ok(((), format!("{} is there", found.display())));
+    }
+    apt::unpack("prometheus", &workspace::tools().join("prometheus"))?;
+    let promtool = prometheus_folder().join("promtool");
+    output(Command::new(&promtool).arg("--version")).with_context(|| format!("{} does not run", promtool.display()))?;
+    Ok(((), format!("unpacked {}", promtool.display())))
+}
+
+/// Provides a WireGuard that needs no kernel module.
+pub(crate) fn wireguard() -> Result<((), String)> {
+    let root = wireguard_root();
+    let program = root.join("bin/boringtun-cli");
+    let runs = || output(Command::new(&program).arg("--version")).is_some_and(|version| version.contains(BORINGTUN));
+    if runs() {
+        return Ok(((), format!("{BORINGTUN} is there")));
+    }
+    say("building boringtun-cli, which takes one to two minutes");
+    let mut install = workspace::cargo();
+    install.args(["install", "boringtun-cli", "--version", BORINGTUN, "--locked", "--force", "--root"]).arg(&root);
+    quiet(&mut install, "boringtun").with_context(|| format!("cannot build the package boringtun-cli {BORINGTUN}"))?;
+    ensure!(runs(), "{} does not run", program.display());
+    Ok(((), format!("built {BORINGTUN}")))
+}
+
 /// Provides a Python of its own with the clients in it.
 pub(crate) fn python() -> Result<((), String)> {
     let venv = workspace::tools().join("venv");
@@ -69,9 +102,22 @@ pub(crate) fn python() -> Result<((), String)> {
     Ok(((), format!("installed in {}", venv.display())))
 }
 
-/// Where the unpacked nginx is; for the end of `PATH`.
-pub(crate) fn nginx_folder() -> PathBuf {
+/// Where the programs are that are not installed; for the end of `PATH`.
+pub(crate) fn folders() -> [PathBuf; 2] {
+    [nginx_folder(), wireguard_root().join("bin")]
+}
+
+fn nginx_folder() -> PathBuf {
     workspace::tools().join("nginx/usr/sbin")
+}
+
+fn wireguard_root() -> PathBuf {
+    workspace::tools().join(format!("boringtun-{BORINGTUN}"))
+}
+
+/// Where the unpacked Prometheus is; for the end of `PATH`.
+pub(crate) fn prometheus_folder() -> PathBuf {
+    workspace::tools().join("prometheus/usr/bin")
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
