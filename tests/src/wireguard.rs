@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Host, Process, eventually};
+use crate::{Host, Process};
 
 /// What fits into a packet of Ethernet under IPv6, UDP and WireGuard's own headers.
 pub const MTU: u32 = 1420;

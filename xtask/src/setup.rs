@@ -16,7 +16,7 @@ pub(crate) struct Ebpf {
 
 /// Makes sure that the eBPF programs can be built and, if asked, that the end-to-end tests can run.
 pub(crate) fn setup(tests: bool) -> Result<Ebpf> {
-    let mut progress = Progress::of(if tests { 6 } else { 2 });
+    let mut progress = Progress::of(if tests { 7 } else { 2 });
     let toolchain = progress.step("Rust for eBPF", toolchain::ensure)?;
     let linker = progress.step("bpf-linker", || linker::ensure(&toolchain))?;
     if tests {

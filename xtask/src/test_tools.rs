@@ -103,11 +103,11 @@ pub(crate) fn python() -> Result<((), String)> {
 }
 
 /// Where the programs are that are not installed; for the end of `PATH`.
-pub(crate) fn folders() -> [PathBuf; 2] {
-    [nginx_folder(), wireguard_root().join("bin")]
+pub(crate) fn folders() -> [PathBuf; 3] {
+    [nginx_folder(), prometheus_folder(), wireguard_root().join("bin")]
 }
 
-fn nginx_folder() -> PathBuf {
+pub(crate) fn nginx_folder() -> PathBuf {
     workspace::tools().join("nginx/usr/sbin")
 }
 
@@ -116,7 +116,7 @@ fn wireguard_root() -> PathBuf {
 }
 
 /// Where the unpacked Prometheus is; for the end of `PATH`.
-pub(crate) fn prometheus_folder() -> PathBuf {
+fn prometheus_folder() -> PathBuf {
     workspace::tools().join("prometheus/usr/bin")
 }
 
