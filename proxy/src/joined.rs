@@ -179,6 +179,7 @@ impl Member {
             let new = seen[side].bytes - self.counted[side];
             self.counted[side] = seen[side].bytes;
             self.account.cell.bytes(direction, Carrier::Packet).add(new);
+            self.account.tally.add(direction, Carrier::Packet, new);
             self.account.answered |= direction == Direction::Download && new > 0;
         }
         match self.joined.ending() {

@@ -24,6 +24,11 @@ impl Places {
         self.0.fetch_add(1, Ordering::Relaxed);
         Place(Arc::clone(self))
     }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Place {

@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use landbridge_common::packet::Origin as JointOrigin;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
@@ -18,14 +17,15 @@ use tracing::{debug, info, warn};
 
 use crate::fastpath::packet;
 use crate::joined;
-use crate::net::dial::{DialError, dial};
+use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
 use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
-use crate::net::relay::{Relay, Relayed, Settings};
+use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
 use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
+use crate::tally::Tally;
 use crate::worker::Worker;
 
 /// Serves the connection `client` from `peer`, which the listener of that index accepted on `worker`; `place` is its one
@@ -52,9 +52,9 @@ struct Session<'a> {
 struct Begun {
     target: Leg,
     /// What goes to the target first.
-    head: Bytes,
-    /// Bytes that were read from the client.
-    read: u64,
+    head: Head,
+    /// Bytes of it that are the client's.
+    rest: u64,
     lease: Lease,
 }
 
@@ -68,6 +68,8 @@ pub(crate) struct Account {
     pub(crate) answered: bool,
     /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
     pub(crate) lease: Lease,
+    /// What is noted of it.
+    pub(crate) tally: Tally,
     began: Instant,
     shared: Arc<Shared>,
     _place: Place,
@@ -122,7 +124,7 @@ impl Session<'_> {
     async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { target, head, read, lease } = match Box::pin(self.begin(&client, peer)).await {
+        let Begun { target, head, rest, lease } = match Box::pin(self.begin(&client, peer)).await {
             Ok(begun) => begun,
             Err(end) => {
                 beginning.end = Some(end);
@@ -133,6 +135,8 @@ impl Session<'_> {
             }
         };
         beginning.end = None;
+        let tally = Tally::default();
+        tally.add(Direction::Upload, Carrier::Copy, rest);
         let id = lease.id();
         let cell = Arc::clone(self.route(id));
         let shared = Arc::clone(&self.shared);
@@ -141,6 +145,7 @@ impl Session<'_> {
             end: SessionEnd::Drained,
             answered: false,
             lease,
+            tally,
             began: Instant::now(),
             shared,
             _place: place,
@@ -151,8 +156,8 @@ impl Session<'_> {
         let ways = (kernel, joined.map(|joined| &joined.path));
         let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
         let relayed = {
-            let cell = Arc::clone(&account.cell);
-            let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &cell);
+            let (cell, tally) = (Arc::clone(&account.cell), &account.tally);
+            let relay = Relay::new((client, target), head, settings, &self.worker.buffers, ways, (&cell, tally));
             // Pinned here, because a future that is passed by value is stored twice.
             let run = pin!(relay.run());
             account.lease.cut().run_until_cancelled(run).await
@@ -178,47 +183,58 @@ impl Session<'_> {
             debug!(%peer, listener = listener.name, "{error}");
             SessionEnd::BadProxyHeader
         })?;
-        let origin = match accepted.origin {
-            Some(origin) => origin,
-            None => Origin {
-                source: peer,
-                destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
-            },
-        };
+        let mut head = Head { bytes: accepted.rest.into(), read: accepted.read, more: false };
+        // Most clients speak first: what is here already goes out with the handshake's last packet.
+        self.worker.buffers.read_early(stream.as_fd(), &mut head).map_err(|_gone| SessionEnd::ClientGone)?;
         // What the target sends has to fit on the way to the client, or the two cannot be joined.
         let segment = match self.worker.joined {
             Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),
             None => None,
         };
+        let source = accepted.origin.map_or(peer, |origin| origin.source);
         let (target, lease) = tokio::select! {
             biased;
-            connected = self.connect(origin, segment) => connected?,
+            connected = self.connect(source, segment, !head.bytes.is_empty()) => connected?,
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
 
-        let mut head = match shared.target(lease.id()).0.send_proxy {
-            Some(version) => proxy_protocol::encode(version, origin),
-            None => Vec::new(),
-        };
-        head.extend_from_slice(&accepted.rest);
-        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(accepted.rest.len() as u64);
-        Ok(Begun { target, head: head.into(), read: accepted.read, lease })
+        let rest = head.bytes.len() as u64;
+        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(rest);
+        if let Some(version) = shared.target(lease.id()).0.send_proxy {
+            let origin = match accepted.origin {
+                Some(origin) => origin,
+                None => Origin {
+                    source: peer,
+                    destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
+                },
+            };
+            head.bytes = [proxy_protocol::encode(version, origin).as_slice(), &head.bytes].concat().into();
+        }
+        Ok(Begun { target, head, rest, lease })
     }
 
-    /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
-    /// group that failed last.
-    async fn connect(&self, origin: Origin, segment: Option<u32>) -> Result<(Leg, Lease), SessionEnd> {
+    /// Connects to a target for the client at `source`; after a failure to another that was not tried yet, up to the
+    /// `connect_retries` of the group that failed last.
+    async fn connect(
+        &self,
+        source: SocketAddr,
+        segment: Option<u32>,
+        speaks_first: bool,
+    ) -> Result<(Leg, Lease), SessionEnd> {
         let shared = &self.shared;
         let mut tried = Vec::new();
         loop {
-            let selected = shared.select_in_turn(self.listener, origin.source, &tried).await;
+            let selected = shared.select_in_turn(self.listener, source, &tried).await;
             self.log_refusal(selected.as_ref().is_err_and(|end| *end == SessionEnd::NoTarget));
             let lease = selected?;
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);
-            match dial(target.address, &group.dial, &group.tcp, segment).await {
+            let began = Instant::now();
+            let opening = Opening { segment, speaks_first: speaks_first || group.send_proxy.is_some() };
+            match dial(target.address, &group.dial, &group.tcp, opening).await {
                 Ok(stream) => {
+                    route.connect_times.record(began.elapsed());
                     self.log_connect(lease.id(), None);
                     return Ok((Leg::new(stream), lease));
                 }

@@ -170,6 +170,11 @@ impl Shared {
         self.listeners[listener].places.take(self.config.listeners[listener].max_connections)
     }
 
+    /// Sessions that `listener` has now.
+    pub(crate) fn taken(&self, listener: usize) -> u32 {
+        self.listeners[listener].places.taken()
+    }
+
     /// Chooses a target and counts the session to it until the [`Lease`] is dropped.
     pub(crate) fn select(&self, listener: usize, client: SocketAddr, tried: &[TargetId]) -> Result<Lease, NoTarget> {
         let id = self.pool().select(listener, client.ip(), tried)?;

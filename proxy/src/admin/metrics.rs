@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use landbridge_common::packet::PacketCounter;
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::failover::Standing;
 use landbridge_core::join::NotJoined;
 use landbridge_core::select::TargetId;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
@@ -14,10 +15,11 @@ use super::Kernel;
 use super::status::shares;
 use crate::fastpath::Fallback;
 use crate::fastpath::packet::PacketPath;
+use crate::histogram::{self, Histogram};
 use crate::net::dial::FailureReason;
 use crate::probe::ProbeFailure;
 use crate::shared::{Running, Shared};
-use crate::stats::{Carrier, Direction, Ends};
+use crate::stats::{Carrier, Direction, Ends, RouteCell};
 
 /// The Prometheus registry of this process.
 pub(super) struct Metrics {
@@ -47,7 +49,9 @@ impl Metrics {
             gauge!("landbridge_config_last_reload_success").set(if good { 1.0 } else { 0.0 });
             gauge!("landbridge_config_last_reload_timestamp_seconds").set(loaded_at as f64);
         });
-        held.1.handle().render()
+        let mut text = held.1.handle().render();
+        write_times(&shared, &mut text);
+        text
     }
 }
 
@@ -107,6 +111,9 @@ fn describe() {
         "landbridge_target_up",
         "1 if the target is healthy: neither down, nor ejected, nor unknown to its probes."
     );
+    describe_gauge!("landbridge_listener_sessions", "Sessions that the listener has now.");
+    describe_gauge!("landbridge_listener_max_connections", "Sessions that the listener may have at once.");
+    describe_gauge!("landbridge_group_able", "1 if the group can take new sessions by its health and its states.");
     describe_gauge!("landbridge_group_share", "Fraction of the listener's new sessions that the group gets now.");
     describe_gauge!("landbridge_probe_seconds", "How long the last probe of the target took.");
     describe_counter!("landbridge_probe_failures_total", "Bad probes of the target, by reason.");
@@ -174,6 +181,7 @@ fn publish(shared: &Shared) {
     }
     counter!("landbridge_integrity_resets_total").absolute(integrity_resets);
     publish_shares(shared);
+    publish_places(shared);
     for (group_index, group) in shared.config.groups.iter().enumerate() {
         for (target_index, target) in group.targets.iter().enumerate() {
             let labels = [("group", group.name.clone()), ("target", target.name.clone())];
@@ -195,6 +203,32 @@ fn publish(shared: &Shared) {
     }
 }
 
+/// The histograms. The exporter would keep them itself, and could not take what workers have counted.
+fn write_times(shared: &Shared, text: &mut String) {
+    type Times = fn(&RouteCell) -> &Histogram;
+    let families: [(&str, &str, Times); 2] = [
+        ("landbridge_target_connect_seconds", "How long connects to the target took that worked.", |cell| {
+            &cell.connect_times
+        }),
+        (
+            "landbridge_target_first_byte_seconds",
+            "From the first byte sent to the target, or the connect if it speaks first, to its first byte.",
+            |cell| &cell.first_byte_times,
+        ),
+    ];
+    for (name, help, times) in families {
+        histogram::describe(text, name, help);
+        for (index, listener) in shared.config.listeners.iter().enumerate() {
+            for (id, cells) in shared.stats.routes(index) {
+                let (group, target) = shared.target(id);
+                let (listener, group, target) = (&listener.name, &group.name, &target.name);
+                let labels = format!("listener=\"{listener}\",group=\"{group}\",target=\"{target}\"");
+                histogram::write(text, name, &labels, cells.iter().map(|cell| times(cell)));
+            }
+        }
+    }
+}
+
 /// What the programs of the packet datapath did.
 fn publish_packets(path: &PacketPath) {
     for what in PacketCounter::ALL {
@@ -203,6 +237,19 @@ fn publish_packets(path: &PacketPath) {
         }
     }
     gauge!("landbridge_packet_joints").set(path.sessions());
+}
+
+/// How full the listeners are, and which groups take sessions.
+fn publish_places(shared: &Shared) {
+    for (index, listener) in shared.config.listeners.iter().enumerate() {
+        let labels = [("listener", listener.name.clone())];
+        gauge!("landbridge_listener_sessions", &labels).set(shared.taken(index));
+        gauge!("landbridge_listener_max_connections", &labels).set(listener.max_connections);
+    }
+    for (index, group) in shared.config.groups.iter().enumerate() {
+        let able = shared.pool().group(index).standing() == Standing::Able;
+        gauge!("landbridge_group_able", "group" => group.name.clone()).set(u8::from(able));
+    }
 }
 
 /// Which fraction of a listener's new sessions each of its groups gets.

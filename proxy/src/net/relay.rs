@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use landbridge_core::datapath::{Policy, Promote};
 use landbridge_core::end::SessionEnd;
 use landbridge_core::join::JoinRules;
@@ -28,9 +27,11 @@ use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::stats::{Direction, RouteCell};
+use crate::tally::Tally;
+pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
 use join::{Join, Joint, Pair};
-use socket::unacknowledged;
+use socket::{recv_early, unacknowledged};
 
 /// How long a reset of one leg is held back from the other so that bytes received before it arrive first. Several
 /// round trips of a VPN; a peer that does not read is not waited for any longer.
@@ -58,6 +59,19 @@ impl Buffers {
             pipes: pipe::PipePool::default(),
             busy: Cell::new(0),
         }
+    }
+
+    /// Appends to `head` what the client has sent by now.
+    ///
+    /// # Errors
+    /// The connection has failed, which its socket tells once only.
+    pub(crate) fn read_early(&self, client: BorrowedFd<'_>, head: &mut Head) -> io::Result<()> {
+        let mut scratch = self.scratch.borrow_mut();
+        let read = recv_early(client, &mut scratch)?;
+        head.bytes = [&*head.bytes, &scratch[..read]].concat().into();
+        head.read += read as u64;
+        head.more = read == scratch.len();
+        Ok(())
     }
 }
 
@@ -122,6 +136,7 @@ pub(crate) struct Relay<'a> {
     kernel: Option<&'a Kernel>,
     join: Option<Box<Join>>,
     cell: &'a RouteCell,
+    tally: &'a Tally,
 }
 
 /// What becomes of a session that was relayed.
@@ -145,21 +160,21 @@ enum Next {
 }
 
 impl<'a> Relay<'a> {
-    /// A relay that first sends `head` to the target, after `read` bytes were read from the client.
+    /// A relay that first sends `head` to the target.
     pub(crate) fn new(
         (client, target): (Leg, Leg),
-        (head, read): (Bytes, u64),
+        head: Head,
         settings: Settings,
         worker: &'a Buffers,
         (kernel, packet): (Option<&'a Kernel>, Option<&Arc<PacketPath>>),
-        cell: &'a Arc<RouteCell>,
+        (cell, tally): (&'a Arc<RouteCell>, &'a Tally),
     ) -> Self {
-        let upload = Flow::new(Direction::Upload, settings.policy, head, read, Arc::clone(cell));
-        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, Arc::clone(cell));
+        let upload = Flow::new(Direction::Upload, settings.policy, head, (Arc::clone(cell), tally));
+        let download = Flow::new(Direction::Download, settings.policy, Head::default(), (Arc::clone(cell), tally));
         let join = packet
             .zip(settings.join)
             .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, cell.haste.get().is_eager())));
-        Self { upload, download, client, target, settings, worker, kernel, join, cell }
+        Self { upload, download, client, target, settings, worker, kernel, join, cell, tally }
     }
 
     /// Runs until user space has nothing to do with the session any more. If it has ended the legs are closed as the end
@@ -173,7 +188,7 @@ impl<'a> Relay<'a> {
                 let (upload, download) = (&mut self.upload, &mut self.download);
                 let mut forth = between(&self.client, &self.target, self.worker);
                 let mut back = between(&self.target, &self.client, self.worker);
-                let (join, cell) = (&mut self.join, self.cell);
+                let (join, cell, tally) = (&mut self.join, self.cell, self.tally);
                 poll_fn(|cx| {
                     let legs = [&self.client, &self.target];
                     let joint = join.as_mut().map_or(Joint::Not, |join| join.poll(cx, legs));
@@ -183,7 +198,9 @@ impl<'a> Relay<'a> {
                     if joint != Joint::Armed {
                         let promote = join.as_ref().is_none_or(|join| !join.is_preferred());
                         (forth.promote, back.promote) = (promote, promote);
-                        if let Poll::Ready(next) = poll_both(cx, (upload, forth), (download, back)) {
+                        let polled = poll_both(cx, (upload, forth), (download, back));
+                        note_first_byte((upload, download), cell, tally);
+                        if let Poll::Ready(next) = polled {
                             return Poll::Ready(next);
                         }
                         if let Some(asked) = join.as_mut().filter(|_| upload.is_resting() && download.is_resting()) {
@@ -327,7 +344,7 @@ impl Side {
 }
 
 fn between<'a>(source: &'a Leg, sink: &'a Leg, buffers: &'a Buffers) -> Between<'a> {
-    Between { source, sink, buffers, promote: true }
+    Between { source, sink, buffers, promote: true, last: false }
 }
 
 /// What user space did with each leg, the client's first.
@@ -336,17 +353,30 @@ fn books(upload: &Flow<'_>, download: &Flow<'_>) -> [Books; 2] {
     [Books { read: from_client, given: to_client }, Books { read: from_target, given: to_target }]
 }
 
+/// Takes note of how long the target took, once it has answered.
+fn note_first_byte((upload, download): (&Flow<'_>, &Flow<'_>), cell: &RouteCell, tally: &Tally) {
+    if let (None, Some(answered)) = (tally.first_byte.get(), download.first_read()) {
+        // A target that speaks first answers to the connection.
+        let asked = upload.first_read().filter(|asked| *asked <= answered).unwrap_or_default();
+        let took = answered - asked;
+        cell.first_byte_times.record(took);
+        tally.first_byte.set(Some(took));
+    }
+}
+
 /// Polls both directions: ready when a direction needs something, or both have ended.
 fn poll_both<'a>(
     cx: &mut Context<'_>,
-    (upload, forth): (&mut Flow<'a>, Between<'_>),
+    (upload, mut forth): (&mut Flow<'a>, Between<'_>),
     (download, back): (&mut Flow<'a>, Between<'_>),
 ) -> Poll<Next> {
     let download_ended_first = download.is_done() && !upload.is_done();
+    forth.last = download.is_done();
     let mut ended = 0;
-    for (flow, between, source, sink) in
+    for (flow, mut between, source, sink) in
         [(upload, forth, Side::Client, Side::Target), (download, back, Side::Target, Side::Client)]
     {
+        between.last |= ended == 1;
         match flow.poll(cx, between) {
             Poll::Pending => {}
             Poll::Ready(Ok(Step::Ended)) => ended += 1,

@@ -27,6 +27,7 @@ use crate::fastpath::{Alarm, Fallback, FastPath, Promoted, Redirected};
 use crate::net::hangup::Watch;
 use crate::net::leg::Leg;
 use crate::stats::{Carrier, Direction, Presence, RouteCell};
+use crate::tally::Tally;
 
 /// Bytes after which a direction lets the worker's other sessions have a turn.
 const TURN: u64 = 4 << 20;
@@ -52,6 +53,7 @@ pub(super) enum Step {
 pub(super) struct Flow<'a> {
     direction: Direction,
     cell: Arc<RouteCell>,
+    tally: &'a Tally,
     judge: Judge,
     life: Life,
     /// The pace at which it wanted to be promoted.
@@ -64,6 +66,8 @@ pub(super) struct Flow<'a> {
     /// Bytes that moved; it grows whenever something is seen to move.
     moved: u64,
     began: Instant,
+    /// When the first byte was read, since it began.
+    first_read: Option<Duration>,
     /// What carries it, for whoever asks how many directions each datapath has.
     presence: Presence,
 }
@@ -129,22 +133,41 @@ pub(super) struct Between<'a> {
     pub(super) buffers: &'a Buffers,
     /// Whether the direction may enter the kernel on its own now.
     pub(super) promote: bool,
+    /// Whether the other direction has ended, so that the session ends with this one.
+    pub(super) last: bool,
+}
+
+/// What was done of a direction before its session's legs were joined by a relay.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    /// What is sent first.
+    pub(crate) bytes: Bytes,
+    /// Bytes that were read from the source.
+    pub(crate) read: u64,
+    /// Whether more may wait in the source.
+    pub(crate) more: bool,
 }
 
 impl<'a> Flow<'a> {
-    /// A direction that first sends `head`. `read`: bytes that were read from the source before.
-    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: Arc<RouteCell>) -> Self {
+    pub(super) fn new(
+        direction: Direction,
+        policy: Policy,
+        head: Head,
+        (cell, tally): (Arc<RouteCell>, &'a Tally),
+    ) -> Self {
         let presence = Presence::new(Arc::clone(&cell), direction, Carrier::Copy);
         Self {
             direction,
             cell,
+            tally,
             judge: Judge::new(policy),
-            life: Life::new(head.len() as u64, read),
+            life: Life::new(head.bytes.len() as u64, head.read),
             pace: Pace::Slow,
             entered: None,
-            held: Held::Bytes(head),
-            drained: read == 0,
-            moved: 0,
+            drained: !head.more,
+            moved: head.bytes.len() as u64,
+            first_read: (!head.bytes.is_empty()).then_some(Duration::ZERO),
+            held: Held::Bytes(head.bytes),
             began: Instant::now(),
             presence,
         }
@@ -168,6 +191,11 @@ impl<'a> Flow<'a> {
     /// Bytes that moved so far; what the kernel moves is seen every two seconds.
     pub(super) fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// When the first byte was read, since it began.
+    pub(super) fn first_read(&self) -> Option<Duration> {
+        self.first_read
     }
 
     /// From now on an end of the stream is not passed on.
@@ -320,6 +348,7 @@ impl<'a> Flow<'a> {
         *counted = redirected;
         self.moved += new;
         self.cell.bytes(self.direction, Carrier::Sockmap).add(new);
+        self.tally.add(self.direction, Carrier::Sockmap, new);
     }
 
     /// Tells the sink that the stream has ended, if it is whole.
@@ -331,7 +360,8 @@ impl<'a> Flow<'a> {
         } else {
             None
         };
-        if self.life.on(Event::Counted(received)) == State::Closed {
+        // When the other direction has ended too both legs are closed next, which says the same.
+        if self.life.on(Event::Counted(received)) == State::Closed && !between.last {
             let sink = between.sink.socket().map_err(|_gone| Broken::Sink)?;
             shutdown(sink.as_raw_fd(), Shutdown::Write).map_err(|_gone| Broken::Sink)?;
         }
@@ -346,7 +376,7 @@ impl<'a> Flow<'a> {
                 Held::Bytes(bytes) if bytes.is_empty() => self.held = Held::Nothing,
                 Held::Bytes(bytes) => {
                     ready!(sink.poll_writable(cx))?;
-                    let sent = try_send(sink, bytes)?;
+                    let sent = try_send(sink, bytes, false)?;
                     self.life.on(Event::Sent(sent as u64));
                     bytes.advance(sent);
                 }
@@ -377,24 +407,46 @@ impl<'a> Flow<'a> {
                 moved => (moved, Carrier::Splice),
             },
         };
-        self.judge.read(read, self.drained, self.began.elapsed());
+        let now = self.began.elapsed();
+        if read > 0 && self.first_read.is_none() {
+            self.first_read = Some(now);
+        }
+        self.judge.read(read, self.drained, now);
         self.presence.change(carrier);
         self.moved += read as u64;
         self.cell.bytes(self.direction, carrier).add(read as u64);
+        self.tally.add(self.direction, carrier, read as u64);
         Ok(read)
     }
 
     /// Reads into the worker's buffer and sends it on at once; what the sink does not take is held.
     fn copy(&mut self, between: Between<'_>) -> io::Result<usize> {
-        let mut buffer = between.buffers.scratch.borrow_mut();
-        let read = try_recv(between.source, &mut buffer)?;
+        let Between { source, sink, buffers, .. } = between;
+        let mut buffer = buffers.scratch.borrow_mut();
+        let ending = source.is_ending();
+        let mut read = try_recv(source, &mut buffer)?;
+        // If the end is there too it goes out with the bytes before it.
+        let mut after = None;
+        if ending && 0 < read && read < buffer.len() {
+            match try_recv(source, &mut buffer[read..]) {
+                Ok(0) => after = Some(Event::Ended),
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // It is told once only.
+                Err(_gone) => after = Some(Event::Failed(Broken::Source)),
+            }
+        }
         self.drained = read < buffer.len();
         self.life.on(Event::Read(read as u64));
+        let last = after == Some(Event::Ended) && !self.life.is_cut();
         // A broken sink shows again, and is reported, when the held rest is sent.
-        let sent = try_send(between.sink, &buffer[..read]).unwrap_or(0);
+        let sent = try_send(sink, &buffer[..read], last).unwrap_or(0);
         self.life.on(Event::Sent(sent as u64));
         if sent < read {
             self.held = Held::Bytes(Bytes::copy_from_slice(&buffer[sent..read]));
+        }
+        if let Some(event) = after {
+            self.life.on(event);
         }
         Ok(read)
     }
