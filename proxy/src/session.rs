@@ -76,18 +76,17 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// The account of a session that a former process has joined.
+    /// The account of a session that a former process has joined, by what that has counted.
     pub(crate) fn adopted(
         shared: &Arc<Shared>,
         (listener, worker): (usize, usize),
-        lease: Lease,
-        place: Place,
+        (lease, place): (Lease, Place),
         began: Instant,
+        tally: Tally,
     ) -> Self {
         let cell = Arc::clone(shared.stats.route(listener, lease.id(), worker));
         let shared = Arc::clone(shared);
-        let tally = Tally::default();
-        Self { cell, end: SessionEnd::Drained, answered: true, lease, tally, began, shared, _place: place }
+        Self { cell, end: SessionEnd::Drained, answered: true, tally, lease, began, shared, _place: place }
     }
 
     /// Whose session this is, for a process that comes later.

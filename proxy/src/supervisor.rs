@@ -5,7 +5,7 @@
 
 use std::env;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -99,6 +99,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         }
     };
     // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
+    let mut shadows = Vec::new();
     let (servers, packet) = match &mut inheritance {
         None => {
             let packet = start_packet(&first.config, &file);
@@ -112,7 +113,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             if !verdicts.await {
                 return Ok(());
             }
-            inherited.take_over().await?;
+            shadows = inherited.take_over().await?;
             let packet = start_packet(&first.config, &file);
             (admins(&packet).start(&first.config, Some(inherited))?, packet)
         }
@@ -127,7 +128,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         orders.push(sender);
     }
     // Before anybody accepts or dials: the ports of these sessions are taken.
-    adopt(packet.as_ref(), &orders);
+    adopt(packet.as_ref(), shadows, &orders);
     listening.apply(&first.config, bound, &orders);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -405,14 +406,15 @@ impl Supervisor {
 const SETTLE: Duration = Duration::from_secs(2);
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 
-/// Leaves the joined sessions to another process while this one goes on. Cancelling it leaves them all the same.
-async fn let_go(path: Option<Arc<PacketPath>>) {
-    let Some(path) = path.filter(|path| path.retire()) else { return };
+/// Leaves the joined sessions to another process while this one goes on; returns the sockets that hold their ports.
+/// Cancelling it leaves them all the same.
+async fn let_go(path: Option<Arc<PacketPath>>) -> Vec<OwnedFd> {
+    let Some(path) = path.filter(|path| path.retire()) else { return Vec::new() };
     let until = Instant::now() + SETTLE;
     while path.sessions() > 0 && Instant::now() < until {
         sleep(SETTLE_POLL).await;
     }
-    path.let_go();
+    path.let_go()
 }
 
 fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {

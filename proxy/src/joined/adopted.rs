@@ -9,10 +9,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::{JoinedSessions, rules, sign};
-use crate::config::OnDown;
-use crate::fastpath::packet::Adopted;
+use crate::config::{OnDown, Target};
+use crate::fastpath::packet::{Adopted, Ending, Joined};
 use crate::session::Account;
 use crate::shared::Shared;
+use crate::stats::{Carrier, Direction};
+use crate::tally::Tally;
 
 /// Whose a session is by the configuration of now.
 enum Owner {
@@ -32,9 +34,15 @@ impl JoinedSessions {
             Owner::Target(listener, id) => {
                 let began = session.began;
                 let (place, lease) = shared.readmit(listener, id, session.client, began.into());
-                let account = Account::adopted(shared, (listener, worker), lease, place, began);
-                account.cell.adoptions.add(1);
                 let seen = session.joined.seen();
+                let tally = Tally::default();
+                for (side, direction) in Direction::ALL.into_iter().enumerate() {
+                    // What carried it before it was joined was not written down.
+                    tally.add(direction, Carrier::Copy, session.read()[side]);
+                    tally.add(direction, Carrier::Packet, seen[side].bytes);
+                }
+                let account = Account::adopted(shared, (listener, worker), (lease, place), began, tally);
+                account.cell.adoptions.add(1);
                 let rules = rules(&shared.config.listeners[listener], &shared.target(id).0.tcp);
                 let vigil = Vigil::resumed(rules, seen.map(sign), session.joined.now());
                 self.enter(session.joined, account, vigil, seen.map(|seen| seen.bytes), alive);
@@ -54,9 +62,8 @@ impl JoinedSessions {
     /// Lets go of those that have ended, and ends those whose time is up.
     pub(super) fn look_at_orphans(&self) {
         let now = Instant::now();
-        let is_over = |(until, joined): &mut (Option<Instant>, _)| {
-            let joined: &mut crate::fastpath::packet::Joined = joined;
-            joined.ending() != crate::fastpath::packet::Ending::No || until.is_some_and(|until| now >= until)
+        let is_over = |(until, joined): &mut (Option<Instant>, Joined)| {
+            joined.ending() != Ending::No || until.is_some_and(|until| now >= until)
         };
         for (_, joined) in self.orphans.borrow_mut().extract_if(.., is_over) {
             if joined.ending().is_told() {
@@ -77,7 +84,7 @@ fn owner(shared: &Shared, session: &Adopted) -> Owner {
         return Owner::Removed(OnDown::Drain);
     };
     let address = session.target;
-    let is_same = |of: &crate::config::Target| (of.address.ip(), of.address.port()) == (address.ip(), address.port());
+    let is_same = |of: &Target| (of.address.ip(), of.address.port()) == (address.ip(), address.port());
     match config.groups[group].targets.iter().position(is_same) {
         Some(target) => Owner::Target(listener, TargetId { group, target }),
         None => Owner::Removed(config.groups[group].on_removal),
