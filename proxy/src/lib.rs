@@ -18,6 +18,7 @@ mod reload;
 mod session;
 mod shared;
 mod signals;
+mod stalls;
 pub mod stats;
 pub mod supervisor;
 mod tally;
