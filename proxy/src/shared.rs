@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
 use crate::places::{Place, Places};
+use crate::pulse::Pulse;
+use crate::session_log::SessionLog;
 use crate::stats::Stats;
 use crate::target::{Entry, Handle, TargetState, Transition};
 
@@ -34,14 +36,20 @@ pub(crate) struct Running {
     reload_failed: AtomicBool,
     /// When the last good configuration was put in force, in seconds since 1970.
     loaded_at: AtomicU64,
+    /// What is known of the groups' last minutes.
+    pub(crate) pulse: Pulse,
+    /// Where sessions are logged when they have ended, if they are.
+    pub(crate) session_log: Option<SessionLog>,
 }
 
 impl Running {
-    pub(crate) fn new(first: Arc<Shared>) -> Self {
+    pub(crate) fn new(first: Arc<Shared>, session_log: Option<SessionLog>) -> Self {
         let running = Self {
             current: ArcSwap::new(first),
             reload_failed: AtomicBool::default(),
             loaded_at: AtomicU64::default(),
+            pulse: Pulse::default(),
+            session_log,
         };
         running.note_reload(true);
         running
@@ -288,6 +296,11 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn id(&self) -> TargetId {
         self.id
+    }
+
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.entry.client()
     }
 
     /// Cancelled when the session has to end for the sake of its target: whoever forwards its bytes resets both legs

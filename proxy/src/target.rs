@@ -111,6 +111,11 @@ impl Entry {
         &self.handle.token
     }
 
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.handle.client
+    }
+
     /// As what it then ends.
     pub(crate) fn end(&self) -> SessionEnd {
         self.handle.end.get().copied().unwrap_or(SessionEnd::Drained)

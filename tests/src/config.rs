@@ -16,6 +16,7 @@ pub struct Config {
     runtime: String,
     socket: String,
     datapath: String,
+    tables: String,
     bind: Vec<String>,
     listener: String,
     listener_tcp: String,
@@ -39,6 +40,7 @@ impl Config {
             runtime: String::new(),
             socket: "off".to_owned(),
             datapath: String::new(),
+            tables: String::new(),
             bind: vec![format!("0.0.0.0:{LISTENER_PORT}")],
             listener: String::new(),
             listener_tcp: String::new(),
@@ -66,6 +68,12 @@ impl Config {
     /// Adds a line to `[datapath]`.
     pub fn datapath(mut self, line: &str) -> Self {
         add(&mut self.datapath, line);
+        self
+    }
+
+    /// Adds a whole table, its header included.
+    pub fn table(mut self, text: &str) -> Self {
+        add(&mut self.tables, text);
         self
     }
 
@@ -134,7 +142,7 @@ impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
         write!(f, "[runtime]\n{}\n[admin]\nlisten = \"{ADMIN}\"\nsocket = {:?}\n\n", self.runtime, self.socket)?;
-        write!(f, "[datapath]\n{}\n", self.datapath)?;
+        write!(f, "{}\n[datapath]\n{}\n", self.tables, self.datapath)?;
         write!(f, "[[listener]]\nname = \"main\"\nbind = {:?}\ngroups = {names:?}\n{}\n", self.bind, self.listener)?;
         write!(f, "[listener.tcp]\n{}\n", self.listener_tcp)?;
         self.groups.iter().try_for_each(|group| group.fmt(f))

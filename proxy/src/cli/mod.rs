@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod doctor;
+mod log;
 mod operate;
 mod run;
 mod table;

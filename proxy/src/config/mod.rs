@@ -15,6 +15,7 @@ mod health;
 mod limits;
 mod listener;
 mod load;
+mod logs;
 mod names;
 mod not_yet;
 mod notes;
@@ -50,6 +51,10 @@ pub struct Config {
     pub runtime: Runtime,
     /// `[admin]`
     pub admin: Admin,
+    /// `[log]`
+    pub log: LogRules,
+    /// `[session_log]`
+    pub session_log: SessionLogRules,
     /// `[datapath]`
     pub datapath: DatapathRules,
     /// `[[listener]]`, at least one.
@@ -81,6 +86,8 @@ pub struct Runtime {
     pub workers: Option<NonZeroUsize>,
     /// How long sessions may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// How long new sessions are still taken after SIGTERM, while `/readyz` says no.
+    pub readiness_delay: Duration,
 }
 
 /// Where operators look.
@@ -90,6 +97,40 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
     /// The control socket of the command line; `None`: there is none.
     pub socket: Option<PathBuf>,
+}
+
+/// How the daemon writes its own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRules {
+    /// What a line looks like.
+    pub format: LogFormat,
+}
+
+/// What a line of the daemon's log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object of JSON.
+    Json,
+}
+
+/// Which sessions are logged when they have ended, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionLogRules {
+    /// Where to; `None`: none are.
+    pub output: Option<LogOutput>,
+    /// One session in so many is logged; at least 1.
+    pub one_in: u32,
+}
+
+/// Where a log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard output.
+    Stdout,
+    /// A file, which is appended to.
+    File(PathBuf),
 }
 
 /// When `datapath = "auto"` uses what, and what the kernel may hold.
