@@ -25,4 +25,5 @@ pub mod supervisor;
 mod tally;
 mod target;
 mod watch;
+mod ways;
 mod worker;

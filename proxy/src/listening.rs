@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info};
 
 use crate::config::{Config, Datapath, Listener, Target, TcpOptions, overlap};
+use crate::fastpath::packet::Adopted;
 use crate::handover::Inheritance;
 use crate::net::listener::{self, BindError};
 use crate::net::path;
@@ -28,6 +29,8 @@ pub(crate) enum Order {
         /// The socket.
         socket: Socket,
     },
+    /// Take over what a former process has joined.
+    Adopt(Vec<Adopted>),
     /// Take what is waiting and close.
     Close {
         /// Which socket.

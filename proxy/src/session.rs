@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use landbridge_common::packet::Origin as JointOrigin;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::fastpath::packet;
 use crate::joined;
 use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
@@ -88,6 +90,41 @@ pub(crate) struct Account {
     running: Arc<Running>,
     listener: usize,
     _place: Place,
+}
+
+impl Account {
+    /// The account of a session that a former process has joined.
+    pub(crate) fn adopted(
+        (running, shared): (&Arc<Running>, &Arc<Shared>),
+        (listener, worker): (usize, usize),
+        lease: Lease,
+        place: Place,
+        began: Instant,
+    ) -> Self {
+        let cell = Arc::clone(shared.stats.route(listener, lease.id(), worker));
+        let shared = Arc::clone(shared);
+        let running = Arc::clone(running);
+        let is_logged = running.session_log.as_ref().is_some_and(SessionLog::chooses);
+        Self {
+            cell,
+            end: SessionEnd::Drained,
+            answered: true,
+            lease,
+            tally: Tally::new(is_logged, 1, Duration::ZERO, Duration::ZERO),
+            accepted: began,
+            began,
+            shared,
+            running,
+            listener,
+            _place: place,
+        }
+    }
+
+    /// Whose session this is, for a process that comes later.
+    pub(crate) fn origin(&self, listener: &str, read: [u64; 2]) -> JointOrigin {
+        let group = &self.shared.target(self.lease.id()).0.name;
+        packet::origin((listener, group), (self.began, self.lease.client()), read)
+    }
 }
 
 impl Drop for Account {
@@ -212,7 +249,7 @@ impl Session<'_> {
         match (relayed, joined) {
             (Some(Relayed::Joined(session, read)), Some(joined)) => {
                 let rules = joined::rules(listener, &self.shared.target(id).0.tcp);
-                joined.add(session, read, account, rules, alive).await;
+                joined.add(session, read, account, (rules, listener), alive).await;
             }
             (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
             // Only a packet datapath joins; without one the session is reset where it stands.

@@ -193,7 +193,18 @@ impl Shared {
         Ok(Lease { id, entry: state.enter(handle), state, vacancy })
     }
 
-    /// The same, but if every target is full the client waits in line for at most the listener's `queue_timeout`, and then
+    /// Counts a session that a former process has begun: a place of `listener` and a [`Lease`] of `id`, limits or not.
+    pub(crate) fn readmit(&self, listener: usize, id: TargetId, client: SocketAddr, began: Instant) -> (Place, Lease) {
+        let places = &self.listeners[listener].places;
+        let state = Arc::clone(self.state(id));
+        state.load.take();
+        let ages = self.config.listeners[listener].max_session_age;
+        let handle = Handle::since(began, Arc::clone(&self.listeners[listener].name), client, ages.map(around));
+        let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
+        (places.take_anyway(), Lease { id, entry: state.enter(handle), state, vacancy })
+    }
+
+    /// As [`Self::select`], but if every target is full the client waits in line for at most the listener's `queue_timeout`, and then
     /// the session has to end. Cancelling leaves the line.
     pub(crate) async fn select_in_turn(
         &self,

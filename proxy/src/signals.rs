@@ -11,6 +11,7 @@ pub(crate) struct Signals {
     hangup: Signal,
     upgrade: Signal,
     reopen: Signal,
+    quit: Signal,
 }
 
 /// What a signal asks for.
@@ -26,6 +27,8 @@ pub(crate) enum Event {
     Terminate,
     /// SIGINT
     Interrupt,
+    /// SIGQUIT
+    Leave,
 }
 
 impl Event {
@@ -37,6 +40,7 @@ impl Event {
             Self::Upgrade => "SIGUSR2",
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::Leave => "SIGQUIT",
         }
     }
 }
@@ -50,6 +54,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             upgrade: signal(SignalKind::user_defined2())?,
             reopen: signal(SignalKind::user_defined1())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -61,6 +66,7 @@ impl Signals {
             _ = self.hangup.recv() => Event::Reload,
             _ = self.upgrade.recv() => Event::Upgrade,
             _ = self.reopen.recv() => Event::Reopen,
+            _ = self.quit.recv() => Event::Leave,
         }
     }
 
@@ -69,6 +75,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Event::Terminate,
             _ = self.interrupt.recv() => Event::Interrupt,
+            _ = self.quit.recv() => Event::Leave,
         }
     }
 }

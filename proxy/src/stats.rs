@@ -188,6 +188,8 @@ pub struct RouteCell {
     pub haste: HasteCell,
     /// Sessions that were joined.
     pub joins: Counter,
+    /// Sessions that a former process had joined.
+    pub adoptions: Counter,
     /// Sessions that were not, in the order of [`NotJoined::ALL`].
     not_joined: [Counter; NotJoined::ALL.len()],
     /// Directions that came back from the kernel, in the order of [`Demotion::ALL`].

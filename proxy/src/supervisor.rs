@@ -17,14 +17,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::control::{self, ReloadWish};
 use crate::admin::{self, AdminError, Server};
-use crate::config::{Config, Datapath, Listener};
+use crate::config::Config;
 use crate::fastpath::packet::PacketPath;
-use crate::fastpath::{FastPath, Limits};
 use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
 use crate::net::listener::BindError;
@@ -34,6 +33,7 @@ use crate::session_log::{SessionLog, SessionLogError};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
 use crate::watch::{Watch, first_verdicts, watch_targets};
+use crate::ways::{adopt, start_fastpath, start_packet};
 use crate::worker::{self, Phase, Ways, WorkerError};
 
 /// Why the daemon could not run, or had to stop.
@@ -77,11 +77,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     tokio::spawn(Pulse::run(Arc::clone(&running)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
-    let packet = start_packet(&first.config);
-    let kernel = admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
     let (reload_wishes, control) = unbounded_channel();
     let watch = watch_targets(&first);
-    let admins = Admins { running: &running, phase: &phase_changes, kernel, reload_wishes };
+    let admins = |packet: &Result<_, _>| {
+        let kernel =
+            admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
+        Admins { running: &running, phase: &phase_changes, kernel, reload_wishes }
+    };
     let verdicts = async {
         tokio::select! {
             () = first_verdicts(&first) => true,
@@ -91,18 +93,27 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             }
         }
     };
-    // Who takes over answers only when it can: until then the former process does.
-    let (servers, good) = match &mut inheritance {
-        None => (admins.start(&first.config, None)?, verdicts.await),
+    // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
+    let (servers, packet) = match &mut inheritance {
+        None => {
+            let packet = start_packet(&first.config, &file);
+            let servers = admins(&packet).start(&first.config, None)?;
+            if !verdicts.await {
+                return Ok(());
+            }
+            (servers, packet)
+        }
         Some(inherited) => {
-            let good = verdicts.await;
-            (admins.start(&first.config, Some(inherited))?, good)
+            if !verdicts.await {
+                return Ok(());
+            }
+            inherited.take_over().await?;
+            let packet = start_packet(&first.config, &file);
+            (admins(&packet).start(&first.config, Some(inherited))?, packet)
         }
     };
-    if !good {
-        return Ok(());
-    }
-    let ways = Ways { sockmap: fastpath.ok(), packet: packet.ok() };
+    let packet = packet.ok();
+    let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };
     let ended = FuturesUnordered::new();
     let mut orders = Vec::new();
     for index in 0..workers {
@@ -110,6 +121,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         ended.push(worker::start(index, receiver, Arc::clone(&running), ways.clone(), phase_changes.clone())?);
         orders.push(sender);
     }
+    // Before anybody accepts or dials: the ports of these sessions are taken.
+    adopt(packet.as_ref(), &orders);
     listening.apply(&first.config, bound, &orders);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -117,13 +130,17 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     info!(workers, "ready");
     drop(first);
     if let Some(inheritance) = inheritance {
-        inheritance.say_ready().map_err(HandoverError::from)?;
+        inheritance.say_serving().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
     let ending = Arc::clone(&running);
-    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting }
+    let unpinned = packet.clone();
+    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting, packet }
         .serve(signals, ended)
         .await?;
+    if let Some(packet) = unpinned {
+        packet.unpin();
+    }
     if let Some(log) = &ending.session_log {
         log.close();
     }
@@ -179,6 +196,7 @@ struct Supervisor {
     control: UnboundedReceiver<ReloadWish>,
     /// Who waits for the reload that is on its way.
     waiting: Vec<ReloadWish>,
+    packet: Option<Arc<PacketPath>>,
 }
 
 impl Supervisor {
@@ -213,7 +231,9 @@ impl Supervisor {
                     (Event::Reload, _) => wished = true,
                     (Event::Reopen, _) => self.running.session_log.iter().for_each(SessionLog::reopen),
                     (Event::Upgrade, Phase::Serving) if upgrade.is_terminated() && reload.is_terminated() => {
-                        upgrade.set(self.begin_upgrade().map(|successor| successor.serves().fuse()).into());
+                        let path = self.packet.clone();
+                        let begun = self.begin_upgrade().map(|successor| successor.serves(let_go(path)).fuse());
+                        upgrade.set(begun.into());
                     }
                     (Event::Upgrade, _) => warn!("not now: something else is on its way; send SIGUSR2 again"),
                     (signal, Phase::Serving) => {
@@ -221,7 +241,16 @@ impl Supervisor {
                         reload.set(None.into());
                         upgrade.set(None.into());
                         let delay = self.running.load().config.runtime.readiness_delay;
-                        deadline = Some(Instant::now() + if delay.is_zero() { self.drain() } else { self.leave(delay) });
+                        let wait = match signal {
+                            // The next process is to serve at once.
+                            Event::Leave => {
+                                self.leave_joined();
+                                self.drain()
+                            }
+                            _ if delay.is_zero() => self.drain(),
+                            _ => self.leave(delay),
+                        };
+                        deadline = Some(Instant::now() + wait);
                     }
                     (signal, phase) => {
                         info!(signal = signal.name(), "ending at once");
@@ -267,6 +296,15 @@ impl Supervisor {
         info!(?delay, "leaving: /readyz says no, new sessions are still taken");
         self.phase.send_replace(Phase::Leaving);
         delay
+    }
+
+    /// Leaves the joined sessions to the next process.
+    fn leave_joined(&self) {
+        if let Some(path) = &self.packet
+            && !path.retire()
+        {
+            warn!("joined sessions end with this process: nothing is pinned");
+        }
     }
 
     /// Takes no new sessions from now on; returns how long the old ones have.
@@ -332,68 +370,23 @@ impl Supervisor {
     }
 }
 
+/// So long a relay needs at most to notice that it is to join no more: it looks at least once a second.
+const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_POLL: Duration = Duration::from_millis(5);
+
+/// Leaves the joined sessions to another process while this one goes on. Cancelling it leaves them all the same.
+async fn let_go(path: Option<Arc<PacketPath>>) {
+    let Some(path) = path.filter(|path| path.retire()) else { return };
+    let until = Instant::now() + SETTLE;
+    while path.sessions() > 0 && Instant::now() < until {
+        sleep(SETTLE_POLL).await;
+    }
+    path.let_go();
+}
+
 fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {
     // Who does not wait any more need not know.
     wishes.into_iter().for_each(|wish| drop(wish.send(outcome.clone())));
-}
-
-/// The fast path with what listens to its programs, or the code of the reason why there is none.
-fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
-    match FastPath::start(limits) {
-        Ok(fastpath) => {
-            info!("kernel fast path: loaded and tested");
-            let alarms = Arc::clone(&fastpath).run_alarms();
-            tokio::spawn(async move {
-                if let Err(error) = alarms.await {
-                    error!("the kernel's alarms are no longer heard: {error}");
-                }
-            });
-            if let Some(log) = fastpath.take_log() {
-                tokio::spawn(async move {
-                    if let Err(error) = log.forward().await {
-                        warn!("what the eBPF programs log is no longer shown: {error}");
-                    }
-                });
-            }
-            Ok(fastpath)
-        }
-        Err(reason) => {
-            let code = reason.reason();
-            warn!(code, "kernel fast path: not available ({}); sessions are forwarded in user space", reason.chain());
-            Err(code)
-        }
-    }
-}
-
-/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had;
-/// else the code of the reason.
-fn start_packet(config: &Config) -> Result<Arc<PacketPath>, &'static str> {
-    let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
-    let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
-    if sessions == 0 {
-        return Err("not_wanted");
-    }
-    let path = match PacketPath::start(sessions) {
-        Ok(path) => path,
-        Err(reason) => {
-            let code = reason.reason();
-            warn!(code, "packet datapath: not available ({})", reason.chain());
-            return Err(code);
-        }
-    };
-    info!("packet datapath: loaded");
-    let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
-    tokio::spawn(async move {
-        if let Err(error) = events.await {
-            error!("the packet datapath's events are no longer heard: {error}");
-        }
-    });
-    tokio::spawn(async move {
-        if let Err(error) = devices.await {
-            error!("new network devices are no longer seen: {error}");
-        }
-    });
-    Ok(path)
 }
 
 /// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.

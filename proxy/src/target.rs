@@ -78,14 +78,12 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) fn new(listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self {
-            listener,
-            client,
-            since: Instant::now(),
-            oldest,
-            token: CancellationToken::new(),
-            end: OnceLock::new(),
-        })
+        Self::since(Instant::now(), listener, client, oldest)
+    }
+
+    /// The same, of a session that began at `since`.
+    pub(crate) fn since(since: Instant, listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self { listener, client, since, oldest, token: CancellationToken::new(), end: OnceLock::new() })
     }
 
     /// Ends the session, which counts it as `end`. Only the first call matters.

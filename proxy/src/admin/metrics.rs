@@ -93,6 +93,10 @@ fn describe() {
     describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
     describe_counter!("landbridge_datapath_joins_total", "Sessions that were joined at packet level.");
     describe_counter!(
+        "landbridge_datapath_adoptions_total",
+        "Joined sessions that were taken over from a former process."
+    );
+    describe_counter!(
         "landbridge_datapath_fallbacks_total",
         "Sessions or directions that a datapath refused, and that went on in another one, by reason."
     );
@@ -179,6 +183,8 @@ fn publish(shared: &Shared) {
             counter!("landbridge_datapath_promotions_total", &labels).absolute(promotions);
             let joins = cells.iter().map(|cell| cell.joins.get()).sum();
             counter!("landbridge_datapath_joins_total", &labels).absolute(joins);
+            let adoptions = cells.iter().map(|cell| cell.adoptions.get()).sum();
+            counter!("landbridge_datapath_adoptions_total", &labels).absolute(adoptions);
             let of_directions = Fallback::ALL.map(|why| {
                 (Carrier::Sockmap, why.code(), cells.iter().map(|cell| cell.fallbacks(why).get()).sum::<u64>())
             });
