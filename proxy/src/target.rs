@@ -85,12 +85,7 @@ impl Handle {
     }
 
     /// The same, of a session that began at `since`.
-    pub(crate) fn since(
-        since: Instant,
-        listener: Arc<str>,
-        client: SocketAddr,
-        oldest: Option<Duration>,
-    ) -> Arc<Self> {
+    pub(crate) fn since(since: Instant, listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             listener,
             client,
@@ -124,11 +119,6 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Who the client is.
-    pub(crate) fn client(&self) -> SocketAddr {
-        self.handle.client
-    }
-
     /// Cancelled when the session has to end.
     pub(crate) fn token(&self) -> &CancellationToken {
         &self.handle.token
@@ -137,6 +127,11 @@ impl Entry {
     /// From now on `tell` gets `number` when the session has to end. It may have to already: see [`Self::token`].
     pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
         let _only_once = self.handle.joined.set((tell, number));
+    }
+
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.handle.client
     }
 
     /// As what it then ends.
