@@ -276,12 +276,7 @@ impl Inheritance {
     }
 }
 
-fn send_some(
-    link: BorrowedFd<'_>,
-    kind: Kind,
-    descriptors: &[BorrowedFd<'_>],
-    flags: MsgFlags,
-) -> io::Result<()> {
+fn send_some(link: BorrowedFd<'_>, kind: Kind, descriptors: &[BorrowedFd<'_>], flags: MsgFlags) -> io::Result<()> {
     let text = serde_json::to_vec(&kind)?;
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];

@@ -82,20 +82,8 @@ impl Handle {
     }
 
     /// The same, of a session that began at `since`.
-    pub(crate) fn since(
-        since: Instant,
-        listener: Arc<str>,
-        client: SocketAddr,
-        oldest: Option<Duration>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            listener,
-            client,
-            since,
-            oldest,
-            token: CancellationToken::new(),
-            end: OnceLock::new(),
-        })
+    pub(crate) fn since(since: Instant, listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self { listener, client, since, oldest, token: CancellationToken::new(), end: OnceLock::new() })
     }
 
     /// Ends the session, which counts it as `end`. Only the first call matters.

@@ -151,7 +151,8 @@ fn adopted_sessions_end_when_they_are_idle() -> Result<()> {
 fn sessions_of_a_target_that_went_down_are_reset_by_the_next_daemon() -> Result<()> {
     let group = |address| {
         let group = Group::new("onprem").with("on_down = \"reset\"").target(address);
-        Config::new([group.health("kind = \"tcp\"\ninterval = \"200ms\"\nfast_interval = \"100ms\"\ntimeout = \"100ms\"\nfall = 2")])
+        Config::new([group
+            .health("kind = \"tcp\"\ninterval = \"200ms\"\nfast_interval = \"100ms\"\ntimeout = \"100ms\"\nfall = 2")])
     };
     let (net, _echo, mut daemon, talk) = joined(3, group)?;
     let (mut clients, _) = talk.end()?;
@@ -191,7 +192,8 @@ fn a_daemon_that_is_asked_to_leave_leaves_its_sessions_to_the_next() -> Result<(
 
 #[test]
 fn a_clean_stop_resets_what_is_left_and_unpins() -> Result<()> {
-    let (_net, _echo, mut daemon, talk) = joined(3, |address| Config::single(address).runtime("drain_timeout = \"0s\""))?;
+    let (_net, _echo, mut daemon, talk) =
+        joined(3, |address| Config::single(address).runtime("drain_timeout = \"0s\""))?;
     let (mut clients, _) = talk.end()?;
     let state = state_of(&mut daemon)?;
     ensure!(fs::read_dir(&state)?.count() >= 5, "maps and attachments are pinned");
@@ -295,7 +297,9 @@ fn no_joint_outlives_the_limits_of_its_session() -> Result<()> {
 fn state_of(daemon: &mut Daemon) -> Result<PathBuf> {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.process().id()))?;
     let mut open = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-    let is_state = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("landbridge/bpf"))
-        || path.parent().is_some_and(|parent| parent.ends_with("bpf/landbridge"));
+    let is_state = |path: &Path| {
+        path.parent().is_some_and(|parent| parent.ends_with("landbridge/bpf"))
+            || path.parent().is_some_and(|parent| parent.ends_with("bpf/landbridge"))
+    };
     open.find(|path| is_state(path)).context("nothing is pinned")
 }

@@ -1,9 +1,7 @@
 //! What a packet does to the phase of its joint, and what becomes of it.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use landbridge_common::packet::{
-    CLIENT_ACKED, DIRTY, Joint, PHASE, PacketCounter, TARGET_ACKED, event, phase,
-};
+use landbridge_common::packet::{CLIENT_ACKED, DIRTY, Joint, PHASE, PacketCounter, TARGET_ACKED, event, phase};
 
 use crate::atomics::{compare_exchange, note};
 use crate::counters::{count, drop, tell};

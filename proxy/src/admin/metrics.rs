@@ -89,7 +89,10 @@ fn describe() {
     );
     describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
     describe_counter!("landbridge_datapath_joins_total", "Sessions that were joined at packet level.");
-    describe_counter!("landbridge_datapath_adoptions_total", "Joined sessions that were taken over from a former process.");
+    describe_counter!(
+        "landbridge_datapath_adoptions_total",
+        "Joined sessions that were taken over from a former process."
+    );
     describe_counter!(
         "landbridge_datapath_fallbacks_total",
         "Sessions or directions that a datapath refused, and that went on in another one, by reason."

@@ -29,7 +29,11 @@ pub(super) fn detach() -> io::Result<Exit> {
             }
             Detached::RemovedUnread { directory, why } => {
                 let why = why.map_or_else(|| "of another version".to_owned(), |why| why.chain());
-                writeln!(out, "{}: removed unread ({why}); its sessions end with their next packet", directory.display())?;
+                writeln!(
+                    out,
+                    "{}: removed unread ({why}); its sessions end with their next packet",
+                    directory.display()
+                )?;
             }
             Detached::InUse(directory) => {
                 writeln!(out, "{}: a daemon runs that has it; stop it with SIGTERM", directory.display())?;

@@ -104,7 +104,8 @@ impl PacketPath {
     fn adopt_one(self: &Arc<Self>, index: u32, legs: Legs, handed: &mut Shadows) -> Option<Adopted> {
         let joint = self.joint(index);
         let phase = joint.phase() & PHASE;
-        let (Some(origin), [Some(client), Some(target)], phase::LIVE..phase::DEAD) = (joint.origin(), legs, phase) else {
+        let (Some(origin), [Some(client), Some(target)], phase::LIVE..phase::DEAD) = (joint.origin(), legs, phase)
+        else {
             for (side, tuple) in (0..).zip(legs) {
                 tuple.into_iter().for_each(|tuple| self.remove_leg(tuple, index << 1 | side));
             }
@@ -113,7 +114,11 @@ impl PacketPath {
             return None;
         };
         let keys = [client, target];
-        let shadows = if phase == phase::LIVE { [0, 1].map(|side| self.shadow(index, side, keys[side], handed)) } else { [None, None] };
+        let shadows = if phase == phase::LIVE {
+            [0, 1].map(|side| self.shadow(index, side, keys[side], handed))
+        } else {
+            [None, None]
+        };
         let device = joint.device_of(1).0;
         Some(Adopted {
             joined: Joined::adopted(Arc::clone(self), index, keys, shadows),
