@@ -1,7 +1,7 @@
 //! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
 //!
 //! Tasks: the admin server, the control socket, those that watch the targets, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once;
-//! SIGHUP reloads the configuration, SIGUSR2 starts a new binary and hands over to it.
+//! SIGHUP reloads the configuration, SIGUSR1 opens the session log anew, SIGUSR2 starts a new binary and hands over to it.
 
 use std::env;
 use std::io;
@@ -17,6 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
@@ -26,8 +27,11 @@ use crate::config::Config;
 use crate::fastpath::packet::PacketPath;
 use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
+use crate::names::Names;
 use crate::net::listener::BindError;
-use crate::reload::{self, Begun, Prepared, prepare};
+use crate::pulse::Pulse;
+use crate::reload::{self, Begun, Cause, Prepared, ReloadError, prepare};
+use crate::session_log::{SessionLog, SessionLogError};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
 use crate::watch::{Watch, first_verdicts, watch_targets};
@@ -52,6 +56,9 @@ pub enum RunError {
     /// It is not known what to start at an upgrade.
     #[error("cannot tell where this program is: {0}")]
     Program(#[source] io::Error),
+    /// Sessions cannot be logged.
+    #[error(transparent)]
+    SessionLog(#[from] SessionLogError),
     /// Signals cannot be received.
     #[error("cannot handle signals: {0}")]
     Signals(#[source] io::Error),
@@ -66,8 +73,20 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let program = env::current_exe().map_err(RunError::Program)?;
     let mut inheritance = Inheritance::receive()?;
     let bound = listening.bind_new(&config, workers, inheritance.as_mut())?;
-    let first = Arc::new(Shared::new(config, workers));
-    let running = Arc::new(Running::new(Arc::clone(&first)));
+    let session_log = SessionLog::start(&config.session_log)?;
+    let names = Arc::new(Names::default());
+    tokio::select! {
+        () = names.learn(&config) => {}
+        signal = signals.ending() => {
+            info!(signal = signal.name(), "ended before it was ready");
+            return Ok(());
+        }
+    }
+    let resolved = config.clone().resolved(|host| names.address(host));
+    let first = Arc::new(Shared::new(resolved, workers, Arc::clone(&names)));
+    let resolving = names.follow(&config);
+    let running = Arc::new(Running::new(Arc::clone(&first), session_log));
+    tokio::spawn(Pulse::run(Arc::clone(&running)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
     let (reload_wishes, control) = unbounded_channel();
@@ -127,12 +146,30 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         inheritance.say_serving().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
+    let ending = Arc::clone(&running);
     let unpinned = packet.clone();
-    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting, packet }
-        .serve(signals, ended)
-        .await?;
+    Supervisor {
+        program,
+        file,
+        template: config,
+        running,
+        phase,
+        listening,
+        orders,
+        servers,
+        watch,
+        resolving,
+        control,
+        waiting,
+        packet,
+    }
+    .serve(signals, ended)
+    .await?;
     if let Some(packet) = unpinned {
         packet.unpin();
+    }
+    if let Some(log) = &ending.session_log {
+        log.close();
     }
     info!("ended");
     Ok(())
@@ -176,6 +213,8 @@ struct Supervisor {
     /// What an upgrade starts.
     program: PathBuf,
     file: PathBuf,
+    /// The configuration as the file had it: names are names.
+    template: Config,
     running: Arc<Running>,
     phase: watch::Sender<Phase>,
     listening: Listening,
@@ -183,6 +222,8 @@ struct Supervisor {
     servers: Vec<(Kind, Server)>,
     /// What watches the targets of the running configuration.
     watch: Watch,
+    /// What follows the names of targets.
+    resolving: JoinSet<()>,
     control: UnboundedReceiver<ReloadWish>,
     /// Who waits for the reload that is on its way.
     waiting: Vec<ReloadWish>,
@@ -201,14 +242,20 @@ impl Supervisor {
         let mut reload = pin!(OptionFuture::default());
         let mut wishes = Vec::new();
         let mut wished = false;
+        // Some name has another address.
+        let mut renamed = false;
         // The process that is to take over, until it serves.
         let mut upgrade = pin!(OptionFuture::default());
+        let names = Arc::clone(&self.running.names);
         loop {
             let phase = *self.phase.borrow();
             if wished && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
                 wished = false;
                 let begun = self.begin_reload(std::mem::take(&mut wishes));
                 reload.set(begun.map(|begun| prepare(begun).fuse()).into());
+            } else if renamed && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
+                renamed = false;
+                reload.set(self.begin_renaming().map(|begun| prepare(begun).fuse()).into());
             }
             let expired = async {
                 match deadline {
@@ -219,6 +266,7 @@ impl Supervisor {
             tokio::select! {
                 signal = signals.recv() => match (signal, phase) {
                     (Event::Reload, _) => wished = true,
+                    (Event::Reopen, _) => self.running.session_log.iter().for_each(SessionLog::reopen),
                     (Event::Upgrade, Phase::Serving) if upgrade.is_terminated() && reload.is_terminated() => {
                         let path = self.packet.clone();
                         let begun = self.begin_upgrade().map(|successor| successor.serves(let_go(path)).fuse());
@@ -229,16 +277,27 @@ impl Supervisor {
                         info!(signal = signal.name(), "ending");
                         reload.set(None.into());
                         upgrade.set(None.into());
-                        if signal == Event::Leave {
-                            self.leave_joined();
-                        }
-                        deadline = Some(Instant::now() + self.drain());
+                        let delay = self.running.load().config.runtime.readiness_delay;
+                        let wait = match signal {
+                            // The next process is to serve at once.
+                            Event::Leave => {
+                                self.leave_joined();
+                                self.drain()
+                            }
+                            _ if delay.is_zero() => self.drain(),
+                            _ => self.leave(delay),
+                        };
+                        deadline = Some(Instant::now() + wait);
                     }
-                    (signal, Phase::Draining | Phase::Ending) => {
+                    (signal, phase) => {
                         info!(signal = signal.name(), "ending at once");
+                        if phase == Phase::Leaving {
+                            self.drain();
+                        }
                         self.phase.send_replace(Phase::Ending);
                     }
                 },
+                () = names.changed() => renamed = true,
                 // Whoever wishes for a reload of a daemon that is ending learns it by the loss of the answer.
                 Some(wish) = self.control.recv(), if phase == Phase::Serving => {
                     wishes.push(wish);
@@ -254,9 +313,13 @@ impl Supervisor {
                 },
                 Some(prepared) = &mut reload, if !reload.is_terminated() => self.finish_reload(prepared),
                 () = expired => {
-                    warn!("the drain timeout is over: resetting the sessions that are left");
-                    deadline = None;
-                    self.phase.send_replace(Phase::Ending);
+                    if phase == Phase::Leaving {
+                        deadline = Some(Instant::now() + self.drain());
+                    } else {
+                        warn!("the drain timeout is over: resetting the sessions that are left");
+                        deadline = None;
+                        self.phase.send_replace(Phase::Ending);
+                    }
                 }
                 ended = ended.next() => match ended {
                     None => return Ok(()),
@@ -264,6 +327,13 @@ impl Supervisor {
                 },
             }
         }
+    }
+
+    /// Takes new sessions for the readiness delay, which is returned, and tells whoever asks to send no more.
+    fn leave(&mut self, delay: Duration) -> Duration {
+        info!(?delay, "leaving: /readyz says no, new sessions are still taken");
+        self.phase.send_replace(Phase::Leaving);
+        delay
     }
 
     /// Leaves the joined sessions to the next process.
@@ -309,8 +379,9 @@ impl Supervisor {
     /// learn the outcome.
     fn begin_reload(&mut self, wishes: Vec<ReloadWish>) -> Option<Begun> {
         info!(file = %self.file.display(), "reloading");
-        let current = self.running.load();
-        match reload::begin(&self.file, &current, &mut self.listening, self.orders.len()) {
+        let loaded = Config::load(&self.file).map_err(ReloadError::from);
+        let begun = loaded.and_then(|template| self.begin(template, Cause::File));
+        match begun {
             Ok(begun) => {
                 self.waiting = wishes;
                 Some(begun)
@@ -324,16 +395,42 @@ impl Supervisor {
         }
     }
 
+    /// Takes over what names mean now; `None` if that changes nothing.
+    fn begin_renaming(&mut self) -> Option<Begun> {
+        let names = &self.running.names;
+        let resolved = self.template.clone().resolved(|host| names.address(host));
+        if resolved == self.running.load().config {
+            return None;
+        }
+        self.begin(self.template.clone(), Cause::Names)
+            .inspect_err(|error| error!("the targets keep their addresses: {error}"))
+            .ok()
+    }
+
+    fn begin(&mut self, template: Config, cause: Cause) -> Result<Begun, ReloadError> {
+        reload::begin(template, cause, &self.running, &mut self.listening, self.orders.len())
+    }
+
     /// Puts a configuration in force.
-    fn finish_reload(&mut self, Prepared { shared, watch, bound, changes }: Prepared) {
+    fn finish_reload(&mut self, Prepared { shared, watch, bound, template, changes, cause }: Prepared) {
         let former = self.running.load();
         self.running.replace(Arc::clone(&shared));
         self.watch = watch;
+        if template.names() != self.template.names() || template.dns != self.template.dns {
+            self.resolving = self.running.names.follow(&template);
+        }
+        self.template = template;
         self.listening.apply(&shared.config, bound, &self.orders);
         // What was ordered while this was prepared.
         shared.follow_orders();
         former.end_removed(&shared);
-        info!(generation = shared.generation, "reloaded");
+        match cause {
+            Cause::File => {
+                self.running.note_reload(true);
+                info!(generation = shared.generation, "reloaded");
+            }
+            Cause::Names => info!(generation = shared.generation, "names have other addresses"),
+        }
         tell(std::mem::take(&mut self.waiting), &Ok(changes));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use landbridge_core::select::TargetId;
 
 use super::api::{GroupStatus, ListenerStatus, SessionStatus, Share, Status, TargetStatus, WeightStatus};
+use crate::config::Target;
 use crate::shared::{Running, Shared};
 use crate::worker::Phase;
 
@@ -13,6 +14,7 @@ pub(super) fn status(running: &Running, phase: Phase) -> Status {
     let shared = running.load();
     let phase = match phase {
         Phase::Serving => "serving",
+        Phase::Leaving => "leaving",
         Phase::Draining => "draining",
         Phase::Ending => "ending",
     };
@@ -22,7 +24,7 @@ pub(super) fn status(running: &Running, phase: Phase) -> Status {
         phase: phase.to_owned(),
         last_reload_good: running.last_reload().0,
         listeners: (0..shared.config.listeners.len()).map(|index| listener(&shared, index)).collect(),
-        groups: (0..shared.config.groups.len()).map(|index| group(&shared, index)).collect(),
+        groups: (0..shared.config.groups.len()).map(|index| group(running, &shared, index)).collect(),
     }
 }
 
@@ -65,7 +67,7 @@ fn listener(shared: &Shared, index: usize) -> ListenerStatus {
     }
 }
 
-fn group(shared: &Shared, index: usize) -> GroupStatus {
+fn group(running: &Running, shared: &Shared, index: usize) -> GroupStatus {
     let group = &shared.config.groups[index];
     let (standing, state, weight) = {
         let pool = shared.pool();
@@ -78,6 +80,7 @@ fn group(shared: &Shared, index: usize) -> GroupStatus {
         weight: weighed(shared, &group.name, None, weight),
         state: state.label().to_owned(),
         standing: standing.label().to_owned(),
+        slow: running.pulse.group(&group.name).slow().map(|slow| slow.code().to_owned()),
         targets: (0..group.targets.len())
             .map(|target| self::target(shared, TargetId { group: index, target }))
             .collect(),
@@ -96,19 +99,26 @@ fn target(shared: &Shared, id: TargetId) -> TargetStatus {
     drop(pool);
     TargetStatus {
         name: target.name.clone(),
-        address: target.address.to_string(),
-        weight: weighed(shared, &group.name, Some(target.address), weight),
+        address: if target.is_resolved() { target.address.to_string() } else { "unknown".to_owned() },
+        weight: weighed(shared, &group.name, Some(target.label()), weight),
         percent,
         state: admin.label().to_owned(),
         health: health.label().to_owned(),
         ejected,
         sessions: shared.sessions(id),
-        last_failure: state.last_failure(),
+        last_failure: unresolved(shared, target).or_else(|| state.last_failure()),
         ends_in_ms: state.ends_in().map(millis),
     }
 }
 
-fn weighed(shared: &Shared, group: &str, target: Option<std::net::SocketAddr>, weight: u16) -> WeightStatus {
+/// Why a target has no address, if it has none.
+fn unresolved(shared: &Shared, target: &Target) -> Option<String> {
+    let host = target.host.as_ref().filter(|_| !target.is_resolved())?;
+    let why = shared.names.problem(host);
+    Some(format!("{host} has no address: {}", why.as_deref().unwrap_or("it is being looked up")))
+}
+
+fn weighed(shared: &Shared, group: &str, target: Option<String>, weight: u16) -> WeightStatus {
     let (origin, left) = match shared.ordered_weight(group, target) {
         Some(left) => ("operator", left),
         None => ("config", None),

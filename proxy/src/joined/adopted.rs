@@ -8,13 +8,12 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
-use super::{JoinedSessions, rules, sign};
+use super::{JoinedLook, JoinedSessions, rules, sign};
 use crate::config::{OnDown, Target};
 use crate::fastpath::packet::{Adopted, Ending, Joined};
 use crate::session::Account;
-use crate::shared::Shared;
+use crate::shared::{Running, Shared};
 use crate::stats::{Carrier, Direction};
-use crate::tally::Tally;
 
 /// Whose a session is by the configuration of now.
 enum Owner {
@@ -26,7 +25,13 @@ enum Owner {
 
 impl JoinedSessions {
     /// Takes over a session on the worker of this index; `alive` keeps the worker from ending.
-    pub(crate) fn adopt(&self, worker: usize, shared: &Arc<Shared>, session: Adopted, alive: TaskTrackerToken) {
+    pub(crate) fn adopt(
+        &self,
+        worker: usize,
+        (running, shared): (&Arc<Running>, &Arc<Shared>),
+        session: Adopted,
+        alive: TaskTrackerToken,
+    ) {
         if session.joined.ending().is_told() {
             return self.linger(session.joined);
         }
@@ -35,17 +40,21 @@ impl JoinedSessions {
                 let began = session.began;
                 let (place, lease) = shared.readmit(listener, id, session.client, began.into());
                 let seen = session.joined.seen();
-                let tally = Tally::default();
+                let account = Account::adopted((running, shared), (listener, worker), (lease, place), began);
                 for (side, direction) in Direction::ALL.into_iter().enumerate() {
                     // What carried it before it was joined was not written down.
-                    tally.add(direction, Carrier::Copy, session.read()[side]);
-                    tally.add(direction, Carrier::Packet, seen[side].bytes);
+                    account.tally.add(direction, Carrier::Copy, session.read()[side]);
+                    account.tally.add(direction, Carrier::Packet, seen[side].bytes);
                 }
-                let account = Account::adopted(shared, (listener, worker), (lease, place), began, tally);
                 account.cell.adoptions.add(1);
                 let rules = rules(&shared.config.listeners[listener], &shared.target(id).0.tcp);
                 let vigil = Vigil::resumed(rules, seen.map(sign), session.joined.now());
-                self.enter(session.joined, account, vigil, seen.map(|seen| seen.bytes), alive);
+                let looked = JoinedLook {
+                    asked: None,
+                    retransmitted: seen.map(|seen| seen.retransmitted),
+                    counted: seen.map(|seen| seen.bytes),
+                };
+                self.enter(session.joined, account, vigil, looked, alive);
             }
             Owner::Removed(how) => {
                 info!(client = %session.client, target_address = %session.target, ?how, "a session of what was removed");

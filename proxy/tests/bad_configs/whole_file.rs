@@ -204,6 +204,24 @@ socket = "run/x.sock""#,
         problems: &[("admin.socket", 2, r#""run/x.sock" cannot be the path of a socket"#, "give an absolute path")],
     },
     Case {
+        name: "session log",
+        text: After(
+            0,
+            r#"[session_log]
+path = "sessions.jsonl"
+one_in = 0"#,
+        ),
+        problems: &[
+            (
+                "session_log.path",
+                2,
+                r#""sessions.jsonl" cannot be the path of the session log"#,
+                "give an absolute path such as \"/var/log/landbridge/sessions.jsonl\", \"stdout\", or \"off\"",
+            ),
+            ("session_log.one_in", 3, "0 is out of range", "use a whole number from 1 to 1000000"),
+        ],
+    },
+    Case {
         name: "string without quotes",
         text: After(
             4,
@@ -350,7 +368,6 @@ address = "[fd00::1]:8000"
             ),
             ("group[0].tier", 18, "70000 is out of range", "use a whole number from 0 to 65535"),
             ("group[0].balance", 19, r#""random" is not a choice"#, r#"did you mean "random-two"? The choices are"#),
-            ("group[0].target[0].address", 21, "a DNS name is not yet supported", "give an IP address"),
             ("group[0].target[0].weight", 22, "-1 is out of range", "use a whole number from 0 to 65535"),
             ("group[0].target[1].address", 23, "missing", r#"write address = "10.0.0.1:8000""#),
             (
