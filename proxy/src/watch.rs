@@ -230,7 +230,7 @@ impl Shared {
                     warn!(group = name, interface = group.tcp.interface, "most targets failed together");
                 }
                 Change::Outage(false) => {
-                    info!(group = name, interface = group.tcp.interface, "targets are tried again")
+                    info!(group = name, interface = group.tcp.interface, "targets are tried again");
                 }
                 Change::Group(Standing::Able) => info!(group = name, "takes sessions"),
                 Change::Group(Standing::Held) => {

@@ -154,7 +154,7 @@ fn attach(
         match program.attach_to_link(former.try_into()?) {
             // The pin stays; this descriptor of it need not.
             Ok(link) => {
-                program.take_link(link)?;
+                drop(program.take_link(link)?);
                 return Ok(());
             }
             // Another device had this index.
