@@ -19,8 +19,10 @@ mod pattern;
 mod poll;
 mod process;
 mod socket;
+pub mod streams;
 pub mod targets;
 mod weather;
+pub mod wireguard;
 
 pub use binary::binary;
 pub use client::Tool;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use landbridge_tests::targets::{Checked, Echo, Scripted};
+use landbridge_tests::streams::Streams;
+use landbridge_tests::targets::{Checked, Echo, Scripted, Streaming};
 use landbridge_tests::{Config, Daemon, Ending, Group, LISTENER_PORT, Net, PATIENCE, SocketExt, eventually};
 
 const TRAFFIC: u16 = 9000;
@@ -204,12 +205,14 @@ fn a_limit_of_sessions_changes_without_touching_them() -> Result<()> {
     daemon.stop_at_once().map(drop)
 }
 
-/// Fifty reloads with changing weights and addresses, some of the files broken, under short and long sessions: not one is lost.
+/// Fifty reloads with changing weights and addresses, some of the files broken, under short sessions, long ones and token streams:
+/// not one is lost or disturbed.
 #[test]
 fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
     const RELOADS: u16 = 50;
+    const STREAMS: usize = 200;
     let net = Net::new(1)?;
-    let echoes = [Echo::start(&net.targets[0], TRAFFIC)?, Echo::start(&net.targets[0], 9001)?];
+    let echoes = [Streaming::start(&net.targets[0], TRAFFIC)?, Streaming::start(&net.targets[0], 9001)?];
     let config = |round: u16| {
         let weight = format!("weight = {}", 1 + round % 7);
         let group = Group::new("onprem").target_with(echoes[0].address(), &weight).target(echoes[1].address());
@@ -234,6 +237,7 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
             Ok(())
         })
     };
+    let streams = Streams::open(&net.client, address, STREAMS)?;
     let clients = [load(false), load(false), load(true), load(true)];
     for round in 1..=RELOADS {
         let before = served.load(Ordering::Relaxed);
@@ -252,6 +256,8 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
     for client in clients {
         client.join().expect("a client does not panic")?;
     }
+    echoes.iter().for_each(Streaming::end_streams);
+    ensure!(streams.finish()? > u64::from(RELOADS), "the streams have run all the time");
     let metrics = daemon.metrics()?;
     for end in ["target_reset", "client_reset", "connect_failed", "no_target", "drained"] {
         assert_eq!(metrics.value(SESSIONS, &[("end", end)]), 0.0, "{}", metrics.lines(SESSIONS));

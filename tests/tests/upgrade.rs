@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use landbridge_tests::targets::Echo;
+use landbridge_tests::streams::Streams;
+use landbridge_tests::targets::{Echo, Streaming};
 use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,8 +44,9 @@ fn has_ended(id: u32) -> bool {
 #[test]
 fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
     let net = Net::new(1)?;
-    let echo = Echo::start(&net.targets[0], 9000)?;
+    let echo = Streaming::start(&net.targets[0], 9000)?;
     let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let streams = Streams::open(&net.client, daemon.v4(), 200)?;
     let mut old = net.client.connect(daemon.v4())?;
     old.expect_echo(b"before")?;
     // A session that cannot be joined stays where it is.
@@ -62,6 +64,16 @@ fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
         })
     };
     let clients = [load(), load(), load()];
+    let kept = {
+        let stop = Arc::clone(&stop);
+        let mut session = net.client.connect(address)?;
+        net.client.spawn(move || -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                session.expect_echo(b"one of many requests")?;
+            }
+            Ok(())
+        })
+    };
     let serves = |what: &str| {
         let before = served.load(Ordering::Relaxed);
         eventually(what, || {
@@ -78,9 +90,11 @@ fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
     })?;
     serves("the new process serves")?;
     stop.store(true, Ordering::Relaxed);
-    for client in clients {
+    for client in clients.into_iter().chain([kept]) {
         client.join().expect("a client does not panic")?;
     }
+    echo.end_streams();
+    ensure!(streams.finish()? > 10, "the streams have run all the time");
     old.expect_echo(b"an old session goes on")?;
     never_joined.expect_echo(b"one that the old process has goes on")?;
     let id = daemon.process().id();

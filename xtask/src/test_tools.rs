@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::command::{output, quiet};
 use crate::progress::say;
@@ -29,6 +29,9 @@ const PACKAGES: [(&str, &str); 11] = [
 /// Python packages, and what each is for.
 const PYTHON: [(&str, &str); 2] =
     [("httpx[http2]==0.28.1", "HTTP client with streaming"), ("openai==1.109.1", "what callers of inference use")];
+
+/// WireGuard in user space.
+const BORINGTUN: &str = "0.7.1";
 
 /// Installs the packages that are missing.
 pub(crate) fn programs() -> Result<((), String)> {
@@ -64,6 +67,22 @@ pub(crate) fn prometheus() -> Result<((), String)> {
     Ok(((), format!("unpacked {}", promtool.display())))
 }
 
+/// Provides a WireGuard that needs no kernel module.
+pub(crate) fn wireguard() -> Result<((), String)> {
+    let root = wireguard_root();
+    let program = root.join("bin/boringtun-cli");
+    let runs = || output(Command::new(&program).arg("--version")).is_some_and(|version| version.contains(BORINGTUN));
+    if runs() {
+        return Ok(((), format!("{BORINGTUN} is there")));
+    }
+    say("building boringtun-cli, which takes one to two minutes");
+    let mut install = workspace::cargo();
+    install.args(["install", "boringtun-cli", "--version", BORINGTUN, "--locked", "--force", "--root"]).arg(&root);
+    quiet(&mut install, "boringtun").with_context(|| format!("cannot build the package boringtun-cli {BORINGTUN}"))?;
+    ensure!(runs(), "{} does not run", program.display());
+    Ok(((), format!("built {BORINGTUN}")))
+}
+
 /// Provides a Python of its own with the clients in it.
 pub(crate) fn python() -> Result<((), String)> {
     let venv = workspace::tools().join("venv");
@@ -83,13 +102,21 @@ pub(crate) fn python() -> Result<((), String)> {
     Ok(((), format!("installed in {}", venv.display())))
 }
 
-/// Where the unpacked nginx is; for the end of `PATH`.
+/// Where the programs are that are not installed; for the end of `PATH`.
+pub(crate) fn folders() -> [PathBuf; 3] {
+    [nginx_folder(), prometheus_folder(), wireguard_root().join("bin")]
+}
+
 pub(crate) fn nginx_folder() -> PathBuf {
     workspace::tools().join("nginx/usr/sbin")
 }
 
+fn wireguard_root() -> PathBuf {
+    workspace::tools().join(format!("boringtun-{BORINGTUN}"))
+}
+
 /// Where the unpacked Prometheus is; for the end of `PATH`.
-pub(crate) fn prometheus_folder() -> PathBuf {
+fn prometheus_folder() -> PathBuf {
     workspace::tools().join("prometheus/usr/bin")
 }
 

@@ -7,6 +7,7 @@ mod nginx;
 mod proxy_header;
 mod sample;
 mod scripted;
+mod streaming;
 
 pub use checked::Checked;
 pub use dns::DnsServer;
@@ -15,3 +16,4 @@ pub use nginx::Nginx;
 pub use proxy_header::ProxyHeader;
 pub use sample::Sample;
 pub use scripted::Scripted;
+pub use streaming::Streaming;
