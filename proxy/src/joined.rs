@@ -1,7 +1,7 @@
 //! The joined sessions of one worker: counted, watched for silence, and ended when it is time.
 //!
 //! A joined session has no task and no buffers; it is an entry here. One task per worker looks at those that the programs
-//! say are ending, and at all of them once a second. Cancelling it leaves joined sessions running and uncounted. Whatever
+//! say are ending or that are cut, and at all of them once a second. Cancelling it leaves joined sessions running and uncounted. Whatever
 //! drops an entry resets its session, unless that has ended; a process that is killed drops nothing.
 
 use std::cell::RefCell;
@@ -109,9 +109,10 @@ impl JoinedSessions {
             Direction::ALL.map(|direction| Presence::new(Arc::clone(&account.cell), direction, Carrier::Packet));
         joined.notify(self.ending.clone());
         let index = joined.index();
+        account.lease.tell_cut(self.ending.clone(), index);
         let member = Member { joined, account, _presences: presences, vigil, counted, looked, _alive: alive };
         self.members.borrow_mut().insert(index, member);
-        // It may have ended before anybody was told.
+        // It may have ended, or been cut, before anybody was told.
         self.look(index, false);
     }
 

@@ -163,7 +163,7 @@ fn segment(config: &Config, listener: &Listener) -> Option<u32> {
     let segments = groups.flat_map(|group| {
         let towards = |target: &Target| path::segment_towards(target.address, &group.dial, &group.tcp);
         // A target without a route now has no say; its sessions are relayed if they turn out not to fit.
-        group.targets.iter().filter_map(move |target| towards(target).ok())
+        group.targets.iter().filter(|target| target.is_resolved()).filter_map(move |target| towards(target).ok())
     });
     segments.min()
 }

@@ -93,12 +93,11 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// The account of a session that a former process has joined.
+    /// The account of a session that a former process has joined; what that has counted is to be noted in its tally.
     pub(crate) fn adopted(
         (running, shared): (&Arc<Running>, &Arc<Shared>),
         (listener, worker): (usize, usize),
-        lease: Lease,
-        place: Place,
+        (lease, place): (Lease, Place),
         began: Instant,
     ) -> Self {
         let cell = Arc::clone(shared.stats.route(listener, lease.id(), worker));

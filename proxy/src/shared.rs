@@ -20,10 +20,12 @@ use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
+use crate::names::Names;
 use crate::places::{Place, Places};
 use crate::pulse::Pulse;
 use crate::session_log::SessionLog;
@@ -33,6 +35,7 @@ use crate::target::{Entry, Handle, TargetState, Transition};
 /// The configuration that runs now.
 pub(crate) struct Running {
     current: ArcSwap<Shared>,
+    pub(crate) names: Arc<Names>,
     reload_failed: AtomicBool,
     /// When the last good configuration was put in force, in seconds since 1970.
     loaded_at: AtomicU64,
@@ -45,6 +48,7 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn new(first: Arc<Shared>, session_log: Option<SessionLog>) -> Self {
         let running = Self {
+            names: Arc::clone(&first.names),
             current: ArcSwap::new(first),
             reload_failed: AtomicBool::default(),
             loaded_at: AtomicU64::default(),
@@ -63,7 +67,6 @@ impl Running {
     /// From now on `next` is the configuration.
     pub(crate) fn replace(&self, next: Arc<Shared>) {
         self.current.store(next);
-        self.note_reload(true);
     }
 
     /// Takes note of how a reload went.
@@ -102,6 +105,8 @@ pub(crate) struct Shared {
     targets: Vec<Vec<Arc<TargetState>>>,
     /// Told when a target that was full has a place again, or a group has changed; the generations have it together.
     vacancy: Arc<Notify>,
+    /// The DNS names of targets; the generations have them together.
+    pub(crate) names: Arc<Names>,
 }
 
 #[derive(Clone)]
@@ -115,16 +120,16 @@ struct ListenerState {
 
 impl Shared {
     /// The first configuration.
-    pub(crate) fn new(config: Config, workers: usize) -> Self {
-        Self::build(config, workers, None)
+    pub(crate) fn new(config: Config, workers: usize, names: Arc<Names>) -> Self {
+        Self::build(config, workers, names, None)
     }
 
     /// The configuration after this one: whoever is in both keeps health, sessions and counters.
     pub(crate) fn next(&self, config: Config, workers: usize) -> Self {
-        Self::build(config, workers, Some(self))
+        Self::build(config, workers, Arc::clone(&self.names), Some(self))
     }
 
-    fn build(config: Config, workers: usize, former: Option<&Self>) -> Self {
+    fn build(config: Config, workers: usize, names: Arc<Names>, former: Option<&Self>) -> Self {
         let former_target = |id| former.and_then(|former| former.config.same_target(&config, id));
         let state = |id| match (former, former_target(id)) {
             (Some(former), Some(known)) => Arc::clone(former.state(known)),
@@ -139,6 +144,9 @@ impl Shared {
         let seed = SysRng.try_next_u64().unwrap_or_default();
         let mut pool = Pool::new(groups, listeners, seed);
         let epoch = former.map_or_else(Instant::now, |former| former.epoch);
+        for id in config.target_ids().filter(|id| !config.groups[id.group].targets[id.target].is_resolved()) {
+            pool.set_absent(id);
+        }
         if let Some(former) = former {
             pool.inherit(&former.pool(), former_target, epoch.elapsed());
         }
@@ -161,6 +169,7 @@ impl Shared {
             listeners: config.listeners.iter().map(|of| listener(&of.name)).collect(),
             targets,
             vacancy: former.map(|former| Arc::clone(&former.vacancy)).unwrap_or_default(),
+            names,
             orders: former.map(|former| Arc::clone(&former.orders)).unwrap_or_default(),
             config,
         };
@@ -320,6 +329,11 @@ impl Lease {
         self.entry.token()
     }
 
+    /// From now on `tell` gets `number` when the session is cut, which may have happened already.
+    pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
+        self.entry.tell_cut(tell, number);
+    }
+
     /// How a session ends that was cut.
     pub(crate) fn cut_end(&self) -> SessionEnd {
         self.entry.end()
@@ -369,5 +383,6 @@ fn group_rules(group: &Group) -> GroupRules {
             fall: check.fall,
         }),
         eject: EjectRules { after: group.eject.after, hold: group.eject.hold },
+        one_way: group.tcp.interface.is_some(),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::env;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
@@ -26,9 +27,10 @@ use crate::config::Config;
 use crate::fastpath::packet::PacketPath;
 use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
+use crate::names::Names;
 use crate::net::listener::BindError;
 use crate::pulse::Pulse;
-use crate::reload::{self, Begun, Prepared, prepare};
+use crate::reload::{self, Begun, Cause, Prepared, ReloadError, prepare};
 use crate::session_log::{SessionLog, SessionLogError};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
@@ -72,7 +74,17 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let mut inheritance = Inheritance::receive()?;
     let bound = listening.bind_new(&config, workers, inheritance.as_mut())?;
     let session_log = SessionLog::start(&config.session_log)?;
-    let first = Arc::new(Shared::new(config, workers));
+    let names = Arc::new(Names::default());
+    tokio::select! {
+        () = names.learn(&config) => {}
+        signal = signals.ending() => {
+            info!(signal = signal.name(), "ended before it was ready");
+            return Ok(());
+        }
+    }
+    let resolved = config.clone().resolved(|host| names.address(host));
+    let first = Arc::new(Shared::new(resolved, workers, Arc::clone(&names)));
+    let resolving = names.follow(&config);
     let running = Arc::new(Running::new(Arc::clone(&first), session_log));
     tokio::spawn(Pulse::run(Arc::clone(&running)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
@@ -94,6 +106,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         }
     };
     // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
+    let mut shadows = Vec::new();
     let (servers, packet) = match &mut inheritance {
         None => {
             let packet = start_packet(&first.config, &file);
@@ -107,7 +120,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             if !verdicts.await {
                 return Ok(());
             }
-            inherited.take_over().await?;
+            shadows = inherited.take_over().await?;
             let packet = start_packet(&first.config, &file);
             (admins(&packet).start(&first.config, Some(inherited))?, packet)
         }
@@ -122,7 +135,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         orders.push(sender);
     }
     // Before anybody accepts or dials: the ports of these sessions are taken.
-    adopt(packet.as_ref(), &orders);
+    adopt(packet.as_ref(), shadows, &orders);
     listening.apply(&first.config, bound, &orders);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -135,9 +148,23 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let waiting = Vec::new();
     let ending = Arc::clone(&running);
     let unpinned = packet.clone();
-    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting, packet }
-        .serve(signals, ended)
-        .await?;
+    Supervisor {
+        program,
+        file,
+        template: config,
+        running,
+        phase,
+        listening,
+        orders,
+        servers,
+        watch,
+        resolving,
+        control,
+        waiting,
+        packet,
+    }
+    .serve(signals, ended)
+    .await?;
     if let Some(packet) = unpinned {
         packet.unpin();
     }
@@ -186,6 +213,8 @@ struct Supervisor {
     /// What an upgrade starts.
     program: PathBuf,
     file: PathBuf,
+    /// The configuration as the file had it: names are names.
+    template: Config,
     running: Arc<Running>,
     phase: watch::Sender<Phase>,
     listening: Listening,
@@ -193,6 +222,8 @@ struct Supervisor {
     servers: Vec<(Kind, Server)>,
     /// What watches the targets of the running configuration.
     watch: Watch,
+    /// What follows the names of targets.
+    resolving: JoinSet<()>,
     control: UnboundedReceiver<ReloadWish>,
     /// Who waits for the reload that is on its way.
     waiting: Vec<ReloadWish>,
@@ -211,14 +242,20 @@ impl Supervisor {
         let mut reload = pin!(OptionFuture::default());
         let mut wishes = Vec::new();
         let mut wished = false;
+        // Some name has another address.
+        let mut renamed = false;
         // The process that is to take over, until it serves.
         let mut upgrade = pin!(OptionFuture::default());
+        let names = Arc::clone(&self.running.names);
         loop {
             let phase = *self.phase.borrow();
             if wished && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
                 wished = false;
                 let begun = self.begin_reload(std::mem::take(&mut wishes));
                 reload.set(begun.map(|begun| prepare(begun).fuse()).into());
+            } else if renamed && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
+                renamed = false;
+                reload.set(self.begin_renaming().map(|begun| prepare(begun).fuse()).into());
             }
             let expired = async {
                 match deadline {
@@ -260,6 +297,7 @@ impl Supervisor {
                         self.phase.send_replace(Phase::Ending);
                     }
                 },
+                () = names.changed() => renamed = true,
                 // Whoever wishes for a reload of a daemon that is ending learns it by the loss of the answer.
                 Some(wish) = self.control.recv(), if phase == Phase::Serving => {
                     wishes.push(wish);
@@ -341,8 +379,9 @@ impl Supervisor {
     /// learn the outcome.
     fn begin_reload(&mut self, wishes: Vec<ReloadWish>) -> Option<Begun> {
         info!(file = %self.file.display(), "reloading");
-        let current = self.running.load();
-        match reload::begin(&self.file, &current, &mut self.listening, self.orders.len()) {
+        let loaded = Config::load(&self.file).map_err(ReloadError::from);
+        let begun = loaded.and_then(|template| self.begin(template, Cause::File));
+        match begun {
             Ok(begun) => {
                 self.waiting = wishes;
                 Some(begun)
@@ -356,16 +395,42 @@ impl Supervisor {
         }
     }
 
+    /// Takes over what names mean now; `None` if that changes nothing.
+    fn begin_renaming(&mut self) -> Option<Begun> {
+        let names = &self.running.names;
+        let resolved = self.template.clone().resolved(|host| names.address(host));
+        if resolved == self.running.load().config {
+            return None;
+        }
+        self.begin(self.template.clone(), Cause::Names)
+            .inspect_err(|error| error!("the targets keep their addresses: {error}"))
+            .ok()
+    }
+
+    fn begin(&mut self, template: Config, cause: Cause) -> Result<Begun, ReloadError> {
+        reload::begin(template, cause, &self.running, &mut self.listening, self.orders.len())
+    }
+
     /// Puts a configuration in force.
-    fn finish_reload(&mut self, Prepared { shared, watch, bound, changes }: Prepared) {
+    fn finish_reload(&mut self, Prepared { shared, watch, bound, template, changes, cause }: Prepared) {
         let former = self.running.load();
         self.running.replace(Arc::clone(&shared));
         self.watch = watch;
+        if template.names() != self.template.names() || template.dns != self.template.dns {
+            self.resolving = self.running.names.follow(&template);
+        }
+        self.template = template;
         self.listening.apply(&shared.config, bound, &self.orders);
         // What was ordered while this was prepared.
         shared.follow_orders();
         former.end_removed(&shared);
-        info!(generation = shared.generation, "reloaded");
+        match cause {
+            Cause::File => {
+                self.running.note_reload(true);
+                info!(generation = shared.generation, "reloaded");
+            }
+            Cause::Names => info!(generation = shared.generation, "names have other addresses"),
+        }
         tell(std::mem::take(&mut self.waiting), &Ok(changes));
     }
 }
@@ -374,14 +439,15 @@ impl Supervisor {
 const SETTLE: Duration = Duration::from_secs(2);
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 
-/// Leaves the joined sessions to another process while this one goes on. Cancelling it leaves them all the same.
-async fn let_go(path: Option<Arc<PacketPath>>) {
-    let Some(path) = path.filter(|path| path.retire()) else { return };
+/// Leaves the joined sessions to another process while this one goes on; returns the sockets that hold their ports.
+/// Cancelling it leaves them all the same.
+async fn let_go(path: Option<Arc<PacketPath>>) -> Vec<OwnedFd> {
+    let Some(path) = path.filter(|path| path.retire()) else { return Vec::new() };
     let until = Instant::now() + SETTLE;
     while path.sessions() > 0 && Instant::now() < until {
         sleep(SETTLE_POLL).await;
     }
-    path.let_go();
+    path.let_go()
 }
 
 fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {

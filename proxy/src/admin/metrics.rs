@@ -141,6 +141,10 @@ fn describe() {
     describe_gauge!("landbridge_listener_sessions", "Sessions that the listener has now.");
     describe_gauge!("landbridge_listener_max_connections", "Sessions that the listener may have at once.");
     describe_gauge!("landbridge_group_able", "1 if the group can take new sessions by its health and its states.");
+    describe_counter!(
+        "landbridge_dns_failures_total",
+        "Look-ups of the target's DNS name without an answer; the last good one is kept."
+    );
     describe_gauge!("landbridge_group_share", "Fraction of the listener's new sessions that the group gets now.");
     describe_gauge!("landbridge_probe_seconds", "How long the last probe of the target took.");
     describe_counter!("landbridge_probe_failures_total", "Bad probes of the target, by reason.");
@@ -218,6 +222,9 @@ fn publish(shared: &Shared) {
             gauge!("landbridge_target_up", &labels).set(up);
             let weight = shared.pool().selector().weight(id);
             gauge!("landbridge_target_weight", &labels).set(weight);
+            if let Some(host) = &target.host {
+                counter!("landbridge_dns_failures_total", &labels).absolute(shared.names.failures(host));
+            }
             if group.health.is_some() {
                 let probes = &shared.state(id).probes;
                 gauge!("landbridge_probe_seconds", &labels).set(probes.last().as_secs_f64());
