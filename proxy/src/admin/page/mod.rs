@@ -36,9 +36,9 @@ pub(super) fn html(running: &Running, phase: Phase) -> String {
          <link rel=\"stylesheet\" href=\"/style.css\"></head><body><main>\n",
     );
     // Writing to a string cannot fail.
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "<header><h1>landbridge</h1>{}<p>version {}, configuration {}{}</p></header>\n",
+        "<header><h1>landbridge</h1>{}<p>version {}, configuration {}{}</p></header>",
         badge(if status.phase == "serving" { "good" } else { "warn" }, &status.phase),
         escaped(&status.version),
         status.generation,
