@@ -51,6 +51,12 @@ pub(super) fn bytes(value: f64) -> String {
     if step == 0 { format!("{value:.0} B") } else { format!("{} {}", short(value), units[step]) }
 }
 
+/// Minutes, where seconds would only be noise.
+fn about(left: Duration) -> String {
+    let seconds = left.as_secs();
+    written(Duration::from_secs(if seconds < 120 { seconds } else { seconds.div_ceil(60) * 60 }))
+}
+
 /// A weight, and whose it is unless the configuration's.
 pub(super) fn weighed(weight: &WeightStatus) -> String {
     let WeightStatus { weight, origin, left_ms } = weight;
@@ -58,7 +64,7 @@ pub(super) fn weighed(weight: &WeightStatus) -> String {
         _ if origin == "config" => weight.to_string(),
         None => format!("{weight} <small>{}</small>", escaped(origin)),
         Some(left) => {
-            let left = written(Duration::from_secs(left / 1_000));
+            let left = about(Duration::from_millis(*left));
             format!("{weight} <small>{}, {left} left</small>", escaped(origin))
         }
     }
@@ -77,6 +83,13 @@ mod tests {
         }
         for (value, expected) in [(0.0, "0 B"), (1023.0, "1023 B"), (1536.0, "1.50 KiB"), (3e9, "2.79 GiB")] {
             assert_eq!(bytes(value), expected);
+        }
+    }
+
+    #[test]
+    fn long_times_are_rounded_to_minutes() {
+        for (seconds, expected) in [(0, "0s"), (119, "119s"), (1_799, "30m"), (7_200, "2h")] {
+            assert_eq!(about(Duration::from_secs(seconds)), expected);
         }
     }
 
