@@ -25,9 +25,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use crate::config::overlap;
+use crate::systemd::activation::Activated;
 
 /// Tells the new process what its standard input is.
 const VARIABLE: &str = "LANDBRIDGE_HANDOVER";
+
+/// What systemd says to one process by its id.
+const MINE_ALONE: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
 
 /// What the new process says when it serves.
 const READY: &[u8] = b"ready";
@@ -91,6 +95,10 @@ impl Successor {
         let (link, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(io::Error::from)?;
         let mut command = Command::new(program);
         command.arg("run").arg("--config").arg(config).env(VARIABLE, "stdin").stdin(Stdio::from(far));
+        // systemd's word to this process about sockets that are handed over here, and whose watchdog the new one answers.
+        for variable in MINE_ALONE {
+            command.env_remove(variable);
+        }
         let failed = |source| HandoverError::Start { program: program.display().to_string(), source };
         let successor = Self { child: command.spawn().map_err(failed)?, link };
         for (kind, of_kind) in descriptors {
@@ -148,10 +156,11 @@ impl Drop for EndedOnDrop {
     }
 }
 
-/// What the former process has handed over.
+/// What the former process has handed over, or else systemd.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
-    link: OwnedFd,
+    /// To the former process, if there is one.
+    link: Option<OwnedFd>,
     listeners: HashMap<SocketAddr, Vec<Socket>>,
     admin: HashMap<SocketAddr, Socket>,
     control: Option<Socket>,
@@ -164,9 +173,10 @@ impl Inheritance {
             return Ok(None);
         }
         let link = io::stdin().as_fd().try_clone_to_owned()?;
-        let mut inheritance = Self { link, listeners: HashMap::new(), admin: HashMap::new(), control: None };
+        let (listeners, admin) = (HashMap::new(), HashMap::new());
+        let mut inheritance = Self { link: None, listeners, admin, control: None };
         loop {
-            match receive_some(inheritance.link.as_fd())? {
+            match receive_some(link.as_fd())? {
                 (Kind::Listener(address), sockets) => {
                     inheritance.listeners.entry(address).or_default().extend(sockets);
                 }
@@ -174,14 +184,46 @@ impl Inheritance {
                     inheritance.admin.extend(sockets.into_iter().map(|socket| (address, socket)));
                 }
                 (Kind::Control, sockets) => inheritance.control = sockets.into_iter().next(),
-                (Kind::End, _) => return Ok(Some(inheritance)),
+                (Kind::End, _) => return Ok(Some(Self { link: Some(link), ..inheritance })),
             }
         }
     }
 
-    /// The sockets that listen on `address`.
-    pub(crate) fn listeners(&mut self, address: SocketAddr) -> Vec<Socket> {
-        self.listeners.remove(&address).unwrap_or_default()
+    /// What systemd has handed over; `None` if that is nothing.
+    pub(crate) fn activated(Activated { internet, unix }: Activated) -> Option<Self> {
+        if internet.is_empty() && unix.is_empty() {
+            return None;
+        }
+        let mut listeners: HashMap<_, Vec<_>> = HashMap::new();
+        for (address, socket) in internet {
+            listeners.entry(address).or_default().push(socket);
+        }
+        Some(Self { link: None, listeners, admin: HashMap::new(), control: unix.into_iter().next() })
+    }
+
+    /// Whether a former process serves meanwhile.
+    pub(crate) fn takes_over(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// What listens and nobody has asked for.
+    pub(crate) fn unclaimed(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.keys().copied()
+    }
+
+    /// The sockets that listen on `address`, for so many workers.
+    ///
+    /// systemd opens one, as root: another user's sockets cannot be bound beside it (SO_REUSEPORT asks for one user), so that
+    /// the workers share it.
+    pub(crate) fn listeners(&mut self, address: SocketAddr, workers: usize) -> io::Result<Vec<Socket>> {
+        let mut sockets = self.listeners.remove(&address).unwrap_or_default();
+        if let (None, [first, ..]) = (&self.link, sockets.as_slice()) {
+            let shared = (sockets.len()..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+            sockets.extend(shared);
+        }
+        // What the workers here are too few for, the former process serves until it has drained.
+        sockets.truncate(workers);
+        Ok(sockets)
     }
 
     /// Whether the former process listens on something that overlaps `address`.
@@ -191,7 +233,11 @@ impl Inheritance {
 
     /// The socket of the admin address.
     pub(crate) fn admin(&mut self, address: SocketAddr) -> Option<Socket> {
-        self.admin.remove(&address)
+        let activated = match self.link {
+            Some(_) => None,
+            None => self.listeners.remove(&address).and_then(|mut sockets| sockets.pop()),
+        };
+        activated.or_else(|| self.admin.remove(&address))
     }
 
     /// The control socket.
@@ -201,7 +247,9 @@ impl Inheritance {
 
     /// Tells the former process that this one serves.
     pub(crate) fn say_ready(&self) -> io::Result<()> {
-        send(self.link.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+        if let Some(link) = &self.link {
+            send(link.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+        }
         Ok(())
     }
 }

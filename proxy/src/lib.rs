@@ -18,6 +18,7 @@ mod shared;
 mod signals;
 pub mod stats;
 pub mod supervisor;
+mod systemd;
 mod target;
 mod watch;
 mod worker;

@@ -31,6 +31,8 @@ use crate::net::listener::BindError;
 use crate::reload::{self, Begun, Prepared, prepare};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
+use crate::systemd::activation::{self, ActivationError};
+use crate::systemd::{Heart, Service};
 use crate::watch::{Watch, first_verdicts, watch_targets};
 use crate::worker::{self, Phase, Ways, WorkerError};
 
@@ -49,6 +51,9 @@ pub enum RunError {
     /// A former process started this one, and its sockets did not arrive.
     #[error(transparent)]
     Handover(#[from] HandoverError),
+    /// systemd's sockets cannot be used.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     /// It is not known what to start at an upgrade.
     #[error("cannot tell where this program is: {0}")]
     Program(#[source] io::Error),
@@ -64,7 +69,10 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let workers = config.runtime.workers.or_else(|| available_parallelism().ok()).map_or(1, usize::from);
     let mut listening = Listening::default();
     let program = env::current_exe().map_err(RunError::Program)?;
-    let mut inheritance = Inheritance::receive()?;
+    let mut inheritance = match Inheritance::receive()? {
+        Some(inheritance) => Some(inheritance),
+        None => Inheritance::activated(activation::receive()?),
+    };
     let bound = listening.bind_new(&config, workers, inheritance.as_mut())?;
     let first = Arc::new(Shared::new(config, workers));
     let running = Arc::new(Running::new(Arc::clone(&first)));
@@ -86,11 +94,11 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     };
     // Who takes over answers only when it can: until then the former process does.
     let (servers, good) = match &mut inheritance {
-        None => (admins.start(&first.config, None)?, verdicts.await),
-        Some(inherited) => {
+        Some(inherited) if inherited.takes_over() => {
             let good = verdicts.await;
             (admins.start(&first.config, Some(inherited))?, good)
         }
+        inherited => (admins.start(&first.config, inherited.as_mut())?, verdicts.await),
     };
     if !good {
         return Ok(());
@@ -98,9 +106,11 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let ways = Ways { sockmap: fastpath.ok(), packet: packet.ok() };
     let ended = FuturesUnordered::new();
     let mut orders = Vec::new();
+    let mut heart = Heart::new();
     for index in 0..workers {
         let (sender, receiver) = unbounded_channel();
-        ended.push(worker::start(index, receiver, Arc::clone(&running), ways.clone(), phase_changes.clone())?);
+        let (running, pulse) = (Arc::clone(&running), heart.pulse());
+        ended.push(worker::start(index, receiver, running, ways.clone(), phase_changes.clone(), pulse)?);
         orders.push(sender);
     }
     listening.apply(&first.config, bound, &orders);
@@ -109,11 +119,17 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     }
     info!(workers, "ready");
     drop(first);
+    let service = Service::ready(&running, &phase_changes, heart);
     if let Some(inheritance) = inheritance {
+        if !inheritance.takes_over() {
+            let unclaimed = inheritance.unclaimed();
+            unclaimed
+                .for_each(|address| warn!(%address, "systemd listens here for nobody: no listener has this address"));
+        }
         inheritance.say_ready().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
-    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting }
+    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting, service }
         .serve(signals, ended)
         .await?;
     info!("ended");
@@ -168,6 +184,7 @@ struct Supervisor {
     control: UnboundedReceiver<ReloadWish>,
     /// Who waits for the reload that is on its way.
     waiting: Vec<ReloadWish>,
+    service: Service,
 }
 
 impl Supervisor {
@@ -223,6 +240,7 @@ impl Supervisor {
                 Some(outcome) = &mut upgrade, if !upgrade.is_terminated() => match outcome {
                     Ok(successor) => {
                         info!(successor, "the new process serves");
+                        self.service.hand_over();
                         self.servers.drain(..).for_each(|(_, server)| server.stop());
                         deadline = Some(Instant::now() + self.drain());
                     }
@@ -246,6 +264,7 @@ impl Supervisor {
     fn drain(&mut self) -> Duration {
         let timeout = self.running.load().config.runtime.drain_timeout;
         info!(?timeout, "draining: no new sessions");
+        self.service.stopping(timeout);
         self.waiting.clear();
         self.control.close();
         while self.control.try_recv().is_ok() {}
@@ -276,6 +295,7 @@ impl Supervisor {
     /// learn the outcome.
     fn begin_reload(&mut self, wishes: Vec<ReloadWish>) -> Option<Begun> {
         info!(file = %self.file.display(), "reloading");
+        self.service.reloading();
         let current = self.running.load();
         match reload::begin(&self.file, &current, &mut self.listening, self.orders.len()) {
             Ok(begun) => {
@@ -285,6 +305,7 @@ impl Supervisor {
             Err(error) => {
                 self.running.note_reload(false);
                 error!("the configuration stays as it is: {error}");
+                self.service.reloaded();
                 tell(wishes, &Err(error.to_string()));
                 None
             }
@@ -301,6 +322,7 @@ impl Supervisor {
         shared.follow_orders();
         former.end_removed(&shared);
         info!(generation = shared.generation, "reloaded");
+        self.service.reloaded();
         tell(std::mem::take(&mut self.waiting), &Ok(changes));
     }
 }

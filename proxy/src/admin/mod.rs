@@ -7,7 +7,7 @@
 pub(crate) mod api;
 pub(crate) mod control;
 mod metrics;
-mod status;
+pub(crate) mod status;
 
 use std::convert::Infallible;
 use std::io;
