@@ -166,7 +166,7 @@ fn the_watchdog_is_answered_while_every_worker_turns() -> Result<()> {
         ensure!(daemon.process().stderr().contains("do not turn"), "not yet");
         Ok(())
     })?;
-    while manager.within(Duration::ZERO.max(Duration::from_millis(1)))?.is_some() {}
+    while manager.within(Duration::from_millis(1))?.is_some() {}
     let deadline = Instant::now() + 2 * PERIOD;
     while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         let message = manager.within(left)?.unwrap_or_default();
@@ -189,7 +189,12 @@ fn after_an_upgrade_the_new_process_is_the_service() -> Result<()> {
     let successor = value(&ready, "MAINPID")?;
     ensure!(successor != u64::from(daemon.process().id()), "{ready:?}");
     let _end = Killed(Pid::from_raw(successor.try_into()?));
-    daemon.wait_exit(PATIENCE)?;
+    let former = format!("/proc/{}/stat", daemon.process().id());
+    eventually("the former process has ended", || {
+        let stat = fs::read_to_string(&former)?;
+        ensure!(stat.contains(") Z "), "not yet: {stat}");
+        Ok(())
+    })?;
     // Its own watchdog, and nothing of the end of the former process.
     let (_, more) = manager.wait("WATCHDOG=1", |line| line == "WATCHDOG=1")?;
     let stopping = |message: &Vec<String>| message.contains(&"STOPPING=1".to_owned());
@@ -245,7 +250,7 @@ fn clients_wait_while_an_activated_daemon_is_restarted() -> Result<()> {
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty()))?;
     // What systemd does: the socket as descriptor 3, and the id of the very process.
     let script = format!("exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", socket.as_raw_fd());
-    let activate = ["sh", "-c", &script, "sh"];
+    let activate = ["bash", "-c", &script, "bash"];
     let config = config.only_bind(&[&net.proxy.v4(LISTENER_PORT).to_string()]);
 
     let mut first = Daemon::start_by(&activate, &net.proxy, &config)?;
