@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
@@ -16,11 +15,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
 use crate::joined;
-use crate::net::dial::{DialError, dial};
+use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
 use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
-use crate::net::relay::{Relay, Relayed, Settings};
+use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
 use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
@@ -50,9 +49,7 @@ struct Session<'a> {
 struct Begun {
     target: Leg,
     /// What goes to the target first.
-    head: Bytes,
-    /// Bytes that were read from the client.
-    read: u64,
+    head: Head,
     lease: Lease,
 }
 
@@ -99,7 +96,7 @@ impl Session<'_> {
     async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { target, head, read, lease } = match Box::pin(self.begin(&client, peer)).await {
+        let Begun { target, head, lease } = match Box::pin(self.begin(&client, peer)).await {
             Ok(begun) => begun,
             Err(end) => {
                 beginning.end = Some(end);
@@ -129,7 +126,7 @@ impl Session<'_> {
         let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
         let relayed = {
             let cell = Arc::clone(&account.cell);
-            let relay = Relay::new((client, target), (head, read), settings, &self.worker.buffers, ways, &cell);
+            let relay = Relay::new((client, target), head, settings, &self.worker.buffers, ways, &cell);
             // Pinned here, because a future that is passed by value is stored twice.
             let run = pin!(relay.run());
             account.lease.cut().run_until_cancelled(run).await
@@ -155,46 +152,54 @@ impl Session<'_> {
             debug!(%peer, listener = listener.name, "{error}");
             SessionEnd::BadProxyHeader
         })?;
-        let origin = match accepted.origin {
-            Some(origin) => origin,
-            None => Origin {
-                source: peer,
-                destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
-            },
-        };
+        let mut head = Head { bytes: accepted.rest.into(), read: accepted.read, more: false };
+        // Most clients speak first: what is here already goes out with the handshake's last packet.
+        self.worker.buffers.read_early(stream.as_fd(), &mut head).map_err(|_gone| SessionEnd::ClientGone)?;
         // What the target sends has to fit on the way to the client, or the two cannot be joined.
         let segment = match self.worker.joined {
             Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),
             None => None,
         };
+        let source = accepted.origin.map_or(peer, |origin| origin.source);
         let (target, lease) = tokio::select! {
             biased;
-            connected = self.connect(origin, segment) => connected?,
+            connected = self.connect(source, segment, !head.bytes.is_empty()) => connected?,
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
 
-        let mut head = match shared.target(lease.id()).0.send_proxy {
-            Some(version) => proxy_protocol::encode(version, origin),
-            None => Vec::new(),
-        };
-        head.extend_from_slice(&accepted.rest);
-        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(accepted.rest.len() as u64);
-        Ok(Begun { target, head: head.into(), read: accepted.read, lease })
+        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(head.bytes.len() as u64);
+        if let Some(version) = shared.target(lease.id()).0.send_proxy {
+            let origin = match accepted.origin {
+                Some(origin) => origin,
+                None => Origin {
+                    source: peer,
+                    destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
+                },
+            };
+            head.bytes = [proxy_protocol::encode(version, origin).as_slice(), &head.bytes].concat().into();
+        }
+        Ok(Begun { target, head, lease })
     }
 
-    /// Connects to a target; after a failure to another that was not tried yet, up to the `connect_retries` of the
-    /// group that failed last.
-    async fn connect(&self, origin: Origin, segment: Option<u32>) -> Result<(Leg, Lease), SessionEnd> {
+    /// Connects to a target for the client at `source`; after a failure to another that was not tried yet, up to the
+    /// `connect_retries` of the group that failed last.
+    async fn connect(
+        &self,
+        source: SocketAddr,
+        segment: Option<u32>,
+        speaks_first: bool,
+    ) -> Result<(Leg, Lease), SessionEnd> {
         let shared = &self.shared;
         let mut tried = Vec::new();
         loop {
-            let selected = shared.select_in_turn(self.listener, origin.source, &tried).await;
+            let selected = shared.select_in_turn(self.listener, source, &tried).await;
             self.log_refusal(selected.as_ref().is_err_and(|end| *end == SessionEnd::NoTarget));
             let lease = selected?;
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);
-            match dial(target.address, &group.dial, &group.tcp, segment).await {
+            let opening = Opening { segment, speaks_first: speaks_first || group.send_proxy.is_some() };
+            match dial(target.address, &group.dial, &group.tcp, opening).await {
                 Ok(stream) => {
                     self.log_connect(lease.id(), None);
                     return Ok((Leg::new(stream), lease));

@@ -38,6 +38,8 @@ pub trait SocketExt {
     fn reset(self) -> Result<()>;
     /// Closes without a word, as a host does that loses power.
     fn forget(self) -> Result<()>;
+    /// Bytes that were written and the other end has not acknowledged, its end included.
+    fn unacknowledged(&self) -> Result<u32>;
     /// Makes the kernel's buffers as small as they can be.
     fn shrink_buffers(&self) -> Result<()>;
 }
@@ -119,6 +121,14 @@ impl SocketExt for TcpStream {
         // Closing a socket that must not linger drops what is unsent and sends RST.
         SockRef::from(&self).set_linger(Some(Duration::ZERO))?;
         Ok(())
+    }
+
+    fn unacknowledged(&self) -> Result<u32> {
+        nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
+        let mut bytes = 0;
+        // SAFETY: the descriptor is open, and the kernel writes one int (tcp(7), SIOCOUTQ).
+        unsafe { siocoutq(self.as_raw_fd(), &raw mut bytes) }.context("unacknowledged bytes")?;
+        Ok(bytes.try_into()?)
     }
 
     fn shrink_buffers(&self) -> Result<()> {

@@ -125,6 +125,11 @@ impl Life {
         self.cut = true;
     }
 
+    /// Whether the end of the source is not passed on.
+    pub const fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     /// Takes note of an event and says where the direction stands then.
     pub fn on(&mut self, event: Event) -> State {
         self.state = match (self.state, event) {

@@ -107,14 +107,23 @@ impl DialError {
     }
 }
 
-/// Connects to `target`, which is told to send no larger segments than `segment` bytes. Cancelling closes the attempt.
+/// What a connection to a target is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Opening {
+    /// The largest segment that the target may send, in bytes.
+    pub(crate) segment: Option<u32>,
+    /// Whether there are bytes to send as soon as it stands.
+    pub(crate) speaks_first: bool,
+}
+
+/// Connects to `target`. Cancelling closes the attempt.
 pub(crate) async fn dial(
     target: SocketAddr,
     dial: &Dial,
     tcp: &TcpOptions,
-    segment: Option<u32>,
+    opening: Opening,
 ) -> Result<TcpStream, DialError> {
-    let socket = prepare(target, dial, tcp, segment)?;
+    let socket = prepare(target, dial, tcp, opening)?;
     let limit = dial.connect_timeout;
     match timeout(limit, TcpSocket::from_std_stream(socket.into()).connect(target)).await {
         Ok(Ok(stream)) => Ok(stream),
@@ -123,13 +132,16 @@ pub(crate) async fn dial(
     }
 }
 
-fn prepare(target: SocketAddr, dial: &Dial, tcp: &TcpOptions, segment: Option<u32>) -> Result<Socket, DialError> {
+fn prepare(target: SocketAddr, dial: &Dial, tcp: &TcpOptions, opening: Opening) -> Result<Socket, DialError> {
     let failed = |source| DialError::Socket { target, source };
     let refused = |source| DialError::Option { target, source };
     let socket = options::tcp_socket(target).map_err(failed)?;
     options::apply(&socket, tcp).map_err(refused)?;
-    if let Some(segment) = segment {
+    if let Some(segment) = opening.segment {
         path::clamp(&socket, segment).map_err(refused)?;
+    }
+    if opening.speaks_first {
+        options::answer_with_data(&socket).map_err(refused)?;
     }
     if let Some(source) = dial.source {
         options::bind_address_no_port(&socket).map_err(refused)?;

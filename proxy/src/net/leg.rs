@@ -4,7 +4,8 @@ use std::io;
 use std::mem;
 use std::net::TcpStream as StdStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::{Context, Poll, ready};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -95,6 +96,14 @@ impl Leg {
             Registration::Quiet(_) => Poll::Pending,
             Registration::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
+    }
+
+    /// Whether a readable leg's peer is known to have sent its last byte, or to have failed.
+    pub(crate) fn is_ending(&self) -> bool {
+        let Registration::Full(stream) = &self.registration else { return false };
+        // It is ready at once, or not asked for: nobody is to be woken.
+        let ready = pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Ready when bytes may be sent.

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use landbridge_core::datapath::{Policy, Promote};
 use landbridge_core::end::SessionEnd;
 use landbridge_core::join::JoinRules;
@@ -28,9 +27,10 @@ use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::stats::{Direction, RouteCell};
+pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
 use join::{Join, Joint, Pair};
-use socket::unacknowledged;
+use socket::{recv_early, unacknowledged};
 
 /// How long a reset of one leg is held back from the other so that bytes received before it arrive first. Several
 /// round trips of a VPN; a peer that does not read is not waited for any longer.
@@ -58,6 +58,19 @@ impl Buffers {
             pipes: pipe::PipePool::default(),
             busy: Cell::new(0),
         }
+    }
+
+    /// Appends to `head` what the client has sent by now.
+    ///
+    /// # Errors
+    /// The connection has failed, which its socket tells once only.
+    pub(crate) fn read_early(&self, client: BorrowedFd<'_>, head: &mut Head) -> io::Result<()> {
+        let mut scratch = self.scratch.borrow_mut();
+        let read = recv_early(client, &mut scratch)?;
+        head.bytes = [&*head.bytes, &scratch[..read]].concat().into();
+        head.read += read as u64;
+        head.more = read == scratch.len();
+        Ok(())
     }
 }
 
@@ -145,17 +158,17 @@ enum Next {
 }
 
 impl<'a> Relay<'a> {
-    /// A relay that first sends `head` to the target, after `read` bytes were read from the client.
+    /// A relay that first sends `head` to the target.
     pub(crate) fn new(
         (client, target): (Leg, Leg),
-        (head, read): (Bytes, u64),
+        head: Head,
         settings: Settings,
         worker: &'a Buffers,
         (kernel, packet): (Option<&'a Kernel>, Option<&Arc<PacketPath>>),
         cell: &'a Arc<RouteCell>,
     ) -> Self {
-        let upload = Flow::new(Direction::Upload, settings.policy, head, read, Arc::clone(cell));
-        let download = Flow::new(Direction::Download, settings.policy, Bytes::new(), 0, Arc::clone(cell));
+        let upload = Flow::new(Direction::Upload, settings.policy, head, Arc::clone(cell));
+        let download = Flow::new(Direction::Download, settings.policy, Head::default(), Arc::clone(cell));
         let join = packet
             .zip(settings.join)
             .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, cell.haste.get().is_eager())));
@@ -327,7 +340,7 @@ impl Side {
 }
 
 fn between<'a>(source: &'a Leg, sink: &'a Leg, buffers: &'a Buffers) -> Between<'a> {
-    Between { source, sink, buffers, promote: true }
+    Between { source, sink, buffers, promote: true, last: false }
 }
 
 /// What user space did with each leg, the client's first.
@@ -339,14 +352,16 @@ fn books(upload: &Flow<'_>, download: &Flow<'_>) -> [Books; 2] {
 /// Polls both directions: ready when a direction needs something, or both have ended.
 fn poll_both<'a>(
     cx: &mut Context<'_>,
-    (upload, forth): (&mut Flow<'a>, Between<'_>),
+    (upload, mut forth): (&mut Flow<'a>, Between<'_>),
     (download, back): (&mut Flow<'a>, Between<'_>),
 ) -> Poll<Next> {
     let download_ended_first = download.is_done() && !upload.is_done();
+    forth.last = download.is_done();
     let mut ended = 0;
-    for (flow, between, source, sink) in
+    for (flow, mut between, source, sink) in
         [(upload, forth, Side::Client, Side::Target), (download, back, Side::Target, Side::Client)]
     {
+        between.last |= ended == 1;
         match flow.poll(cx, between) {
             Poll::Pending => {}
             Poll::Ready(Ok(Step::Ended)) => ended += 1,

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{Group, HealthCheck, ProbeKind};
-use crate::net::dial::{DialError, FailureReason, dial};
+use crate::net::dial::{DialError, FailureReason, Opening, dial};
 use crate::net::proxy_protocol::{self, Origin};
 use crate::shared::Shared;
 use crate::stats::Counter;
@@ -153,7 +153,7 @@ pub(crate) async fn run(shared: Arc<Shared>, id: TargetId) {
 /// Asks `address` once, within the check's timeout.
 async fn probe(address: SocketAddr, group: &Group, check: &HealthCheck) -> Result<(), ProbeError> {
     let asked = async {
-        let mut stream = dial(address, &group.dial, &group.tcp, None).await?;
+        let mut stream = dial(address, &group.dial, &group.tcp, Opening::default()).await?;
         if check.port.is_none() {
             send_header(&mut stream, group).await.map_err(ProbeError::Header)?;
         }

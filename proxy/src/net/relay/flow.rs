@@ -129,22 +129,34 @@ pub(super) struct Between<'a> {
     pub(super) buffers: &'a Buffers,
     /// Whether the direction may enter the kernel on its own now.
     pub(super) promote: bool,
+    /// Whether the other direction has ended, so that the session ends with this one.
+    pub(super) last: bool,
+}
+
+/// What was done of a direction before its session's legs were joined by a relay.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    /// What is sent first.
+    pub(crate) bytes: Bytes,
+    /// Bytes that were read from the source.
+    pub(crate) read: u64,
+    /// Whether more may wait in the source.
+    pub(crate) more: bool,
 }
 
 impl<'a> Flow<'a> {
-    /// A direction that first sends `head`. `read`: bytes that were read from the source before.
-    pub(super) fn new(direction: Direction, policy: Policy, head: Bytes, read: u64, cell: Arc<RouteCell>) -> Self {
+    pub(super) fn new(direction: Direction, policy: Policy, head: Head, cell: Arc<RouteCell>) -> Self {
         let presence = Presence::new(Arc::clone(&cell), direction, Carrier::Copy);
         Self {
             direction,
             cell,
             judge: Judge::new(policy),
-            life: Life::new(head.len() as u64, read),
+            life: Life::new(head.bytes.len() as u64, head.read),
             pace: Pace::Slow,
             entered: None,
-            held: Held::Bytes(head),
-            drained: read == 0,
-            moved: 0,
+            drained: !head.more,
+            moved: head.bytes.len() as u64,
+            held: Held::Bytes(head.bytes),
             began: Instant::now(),
             presence,
         }
@@ -331,7 +343,8 @@ impl<'a> Flow<'a> {
         } else {
             None
         };
-        if self.life.on(Event::Counted(received)) == State::Closed {
+        // When the other direction has ended too both legs are closed next, which says the same.
+        if self.life.on(Event::Counted(received)) == State::Closed && !between.last {
             let sink = between.sink.socket().map_err(|_gone| Broken::Sink)?;
             shutdown(sink.as_raw_fd(), Shutdown::Write).map_err(|_gone| Broken::Sink)?;
         }
@@ -346,7 +359,7 @@ impl<'a> Flow<'a> {
                 Held::Bytes(bytes) if bytes.is_empty() => self.held = Held::Nothing,
                 Held::Bytes(bytes) => {
                     ready!(sink.poll_writable(cx))?;
-                    let sent = try_send(sink, bytes)?;
+                    let sent = try_send(sink, bytes, false)?;
                     self.life.on(Event::Sent(sent as u64));
                     bytes.advance(sent);
                 }
@@ -386,15 +399,32 @@ impl<'a> Flow<'a> {
 
     /// Reads into the worker's buffer and sends it on at once; what the sink does not take is held.
     fn copy(&mut self, between: Between<'_>) -> io::Result<usize> {
-        let mut buffer = between.buffers.scratch.borrow_mut();
-        let read = try_recv(between.source, &mut buffer)?;
+        let Between { source, sink, buffers, .. } = between;
+        let mut buffer = buffers.scratch.borrow_mut();
+        let ending = source.is_ending();
+        let mut read = try_recv(source, &mut buffer)?;
+        // If the end is there too it goes out with the bytes before it.
+        let mut after = None;
+        if ending && 0 < read && read < buffer.len() {
+            match try_recv(source, &mut buffer[read..]) {
+                Ok(0) => after = Some(Event::Ended),
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // It is told once only.
+                Err(_gone) => after = Some(Event::Failed(Broken::Source)),
+            }
+        }
         self.drained = read < buffer.len();
         self.life.on(Event::Read(read as u64));
+        let last = after == Some(Event::Ended) && !self.life.is_cut();
         // A broken sink shows again, and is reported, when the held rest is sent.
-        let sent = try_send(between.sink, &buffer[..read]).unwrap_or(0);
+        let sent = try_send(sink, &buffer[..read], last).unwrap_or(0);
         self.life.on(Event::Sent(sent as u64));
         if sent < read {
             self.held = Held::Bytes(Bytes::copy_from_slice(&buffer[sent..read]));
+        }
+        if let Some(event) = after {
+            self.life.on(event);
         }
         Ok(read)
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::Interest;
 
@@ -23,12 +25,24 @@ pub(super) fn try_recv(leg: &Leg, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Sends what the socket takes, 0 if that is nothing.
-pub(super) fn try_send(leg: &Leg, bytes: &[u8]) -> io::Result<usize> {
+/// Receives what a leg's peer had sent before the runtime was asked about it; 0: nothing yet, or the end.
+pub(super) fn recv_early(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+        Ok(received) => Ok(received),
+        Err(Errno::EAGAIN) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends what the socket takes, 0 if that is nothing. The kernel may keep the `last` bytes of a stream until it is told to
+/// send the end, which must follow at once: then both travel in one packet.
+pub(super) fn try_send(leg: &Leg, bytes: &[u8], last: bool) -> io::Result<usize> {
+    let mut flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    flags.set(MsgFlags::from_bits_retain(libc::MSG_MORE), last);
     let mut sent = 0;
     let result = leg.try_io(Interest::WRITABLE, |socket| {
         while sent < bytes.len() {
-            sent += send(socket.as_raw_fd(), &bytes[sent..], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
+            sent += send(socket.as_raw_fd(), &bytes[sent..], flags)?;
         }
         Ok(())
     });
@@ -40,7 +54,7 @@ pub(super) fn try_send(leg: &Leg, bytes: &[u8]) -> io::Result<usize> {
 
 /// Bytes given to the kernel that the peer has not acknowledged, the FIN included; 0 if the kernel does not say.
 pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> i32 {
-    nix::ioctl_read_bad!(siocoutq, nix::libc::TIOCOUTQ, nix::libc::c_int);
+    nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
     let mut bytes = 0;
     // SAFETY: the descriptor is open for as long as it is borrowed, and SIOCOUTQ (the same number as TIOCOUTQ,
     // tcp(7)) writes one int to the pointer.
