@@ -11,6 +11,7 @@ mod listening;
 pub mod net;
 mod operate;
 mod places;
+mod privileges;
 mod probe;
 mod reload;
 mod session;

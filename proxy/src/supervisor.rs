@@ -28,6 +28,7 @@ use crate::fastpath::{FastPath, Limits};
 use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
 use crate::net::listener::BindError;
+use crate::privileges;
 use crate::reload::{self, Begun, Prepared, prepare};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
@@ -79,6 +80,10 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
     let packet = start_packet(&first.config);
+    // From here on everything that is started has as little.
+    if let Err(error) = privileges::give_up(inheritance.as_ref().is_some_and(Inheritance::takes_over)) {
+        warn!("{error}");
+    }
     let kernel = admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
     let (reload_wishes, control) = unbounded_channel();
     let watch = watch_targets(&first);

@@ -35,11 +35,13 @@ pub enum SessionEnd {
     MaxAge,
     /// The daemon, the group or the target was drained and the deadline passed.
     Drained,
+    /// The operator shut its sessions down (`landbridge shutdown sessions`).
+    ShutDown,
 }
 
 impl SessionEnd {
     /// Every end, in a fixed order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::ClientReset,
@@ -56,6 +58,7 @@ impl SessionEnd {
         Self::TargetDown,
         Self::MaxAge,
         Self::Drained,
+        Self::ShutDown,
     ];
 
     /// Whether the legs that were open are closed in order; otherwise they are reset.
@@ -76,7 +79,8 @@ impl SessionEnd {
             | Self::IntegrityReset
             | Self::TargetDown
             | Self::MaxAge
-            | Self::Drained => false,
+            | Self::Drained
+            | Self::ShutDown => false,
         }
     }
 
@@ -99,6 +103,7 @@ impl SessionEnd {
             Self::TargetDown => "target_down",
             Self::MaxAge => "max_age",
             Self::Drained => "drained",
+            Self::ShutDown => "shut_down",
         }
     }
 }

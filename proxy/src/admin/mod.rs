@@ -7,6 +7,7 @@
 pub(crate) mod api;
 pub(crate) mod control;
 mod metrics;
+mod peer;
 pub(crate) mod status;
 
 use std::convert::Infallible;
