@@ -11,9 +11,10 @@ use nix::sys::signal::Signal;
 /// A user and a group that nobody has.
 const NOBODY: u32 = 54_321;
 
-/// CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_NET_BIND_SERVICE and, if it is given, CAP_SYS_RESOURCE (linux/capability.h).
+/// CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_BIND_SERVICE (linux/capability.h).
 const UNIT: u64 = 1 << 39 | 1 << 12 | 1 << 38 | 1 << 10;
-const ROOT: u64 = UNIT | 1 << 24;
+/// CAP_SYS_RESOURCE, which root keeps where it has it.
+const RESOURCE: u64 = 1 << 24;
 
 /// What the kernel says about a process or a thread.
 struct Status(String);
@@ -30,9 +31,18 @@ impl Status {
         Ok(found.with_context(|| format!("no {name}"))?.trim())
     }
 
+    fn set(&self, name: &str) -> Result<u64> {
+        Ok(u64::from_str_radix(self.field(name)?, 16)?)
+    }
+
+    /// What root keeps on this machine.
+    fn roots() -> Result<u64> {
+        Ok(UNIT | RESOURCE & Self(fs::read_to_string("/proc/self/status")?).set("CapPrm")?)
+    }
+
     fn ensure_given_up(&self, kept: u64) -> Result<()> {
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            let held = u64::from_str_radix(self.field(set)?, 16)?;
+            let held = self.set(set)?;
             ensure!(held == kept, "{set} is {held:#x} and not {kept:#x}\n{}", self.0);
         }
         for (field, value) in [("NoNewPrivs", "1"), ("Seccomp", "2")] {
@@ -51,8 +61,8 @@ fn root_gives_up_what_it_does_not_need() -> Result<()> {
     let threads = Status::of_threads(daemon.process().id())?;
     ensure!(threads.len() >= 3, "the supervisor and two workers");
     for thread in threads {
-        thread.ensure_given_up(ROOT)?;
-        ensure!(u64::from_str_radix(thread.field("CapBnd")?, 16)? == ROOT, "{}", thread.0);
+        thread.ensure_given_up(Status::roots()?)?;
+        ensure!(thread.set("CapBnd")? == Status::roots()?, "{}", thread.0);
     }
     daemon.stop().map(drop)
 }
@@ -106,7 +116,7 @@ fn an_upgrade_needs_no_more_than_the_daemon_has() -> Result<()> {
     })?;
     let end = || nix::sys::signal::kill(nix::unistd::Pid::from_raw(id.cast_signed()), Signal::SIGKILL);
     let checked = Status::of_threads(id).and_then(|threads| {
-        threads.iter().try_for_each(|thread| thread.ensure_given_up(ROOT))?;
+        threads.iter().try_for_each(|thread| thread.ensure_given_up(Status::roots()?))?;
         // One filter, however many upgrades.
         ensure!(threads[0].field("Seccomp_filters")? == "1", "{}", threads[0].0);
         net.client.connect(daemon.v4())?.expect_echo(b"by the new process")

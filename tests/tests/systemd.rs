@@ -259,6 +259,7 @@ fn clients_wait_while_an_activated_daemon_is_restarted() -> Result<()> {
     let mut waiting = net.client.connect(net.proxy.v4(LISTENER_PORT))?;
     let mut second = Daemon::start_by(&activate, &net.proxy, &config)?;
     waiting.expect_echo(b"nobody was there, and nothing is lost")?;
+    drop(waiting);
     second.stop().map(drop)
 }
 

@@ -19,7 +19,8 @@ const CARGO_DEB: &str = "3.8.0";
 const PACKAGES: [&str; 1] = ["dpkg-dev"];
 
 /// The completions, and where each shell looks for them; the package's description refers to these names.
-const COMPLETIONS: [(&str, &str); 3] = [("bash", "landbridge.bash"), ("zsh", "_landbridge"), ("fish", "landbridge.fish")];
+const COMPLETIONS: [(&str, &str); 3] =
+    [("bash", "landbridge.bash"), ("zsh", "_landbridge"), ("fish", "landbridge.fish")];
 
 /// Builds the package, as release or with what a development build has made, and returns its path.
 pub(crate) fn package(profile: Profile) -> Result<PathBuf> {
