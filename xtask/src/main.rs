@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod child;
 mod command;
+mod debian;
 mod linker;
 mod lint;
 mod package;
