@@ -15,6 +15,9 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
+/// Changes whenever a value of the pinned maps does, or what it means: state of another layout is not read.
+pub const LAYOUT: u32 = 1;
+
 /// Joined sessions, and those about to be, at most. The daemon makes the maps as large as its limits of connections.
 pub const MAX_JOINTS: u32 = 65_536;
 
@@ -80,6 +83,9 @@ pub const KNOWN: u64 = 1 << 32;
 
 /// Both legs agreed on timestamps (RFC 7323): they are rewritten, else there are none.
 pub const TIMESTAMPS: u32 = 1;
+/// The sockets of the session stand aside, and [`Joint::origin`] tells whose it is: it can outlive the daemon. The programs
+/// do not look at it.
+pub const SEALED: u32 = 2;
 
 /// What is known about the packets that arrive on one leg, and what becomes of them.
 ///
@@ -165,11 +171,34 @@ pub struct Joint {
     pub index: u32,
     /// Packets dropped because they could not be sent on: outside the window, fragments, options, URG, no route.
     pub dropped: u64,
-    /// What the daemon wants to find again after a restart: indexes into its configuration, and the like. The programs do
-    /// not look at it.
-    pub note: [u64; 2],
+    /// The joint is dead after this time of the kernel's monotonic clock, in nanoseconds; 0: never.
+    pub deadline: u64,
+    /// The rest of the line.
+    pub reserved: u64,
     /// The client leg and the target leg.
     pub legs: [Leg; 2],
+    /// What the next daemon has to know.
+    pub origin: Origin,
+}
+
+/// Whose session a joint is. Written before [`SEALED`] is set; the programs do not look at it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Origin {
+    /// The name of the listener, hashed.
+    pub listener: u64,
+    /// The name of the group, hashed. The target's address is the peer's of the target leg.
+    pub group: u64,
+    /// When the session began, by the kernel's monotonic clock, in nanoseconds.
+    pub began: u64,
+    /// Bytes that user space read from the client and from the target before the session was joined.
+    pub read: [u64; 2],
+    /// The client's address, as a PROXY header may have told it; IPv4 is mapped into IPv6.
+    pub client: [u32; 4],
+    /// The client's port, in network byte order.
+    pub client_port: u16,
+    /// The rest of the line.
+    pub reserved: [u16; 3],
 }
 
 /// How long a joint that is closed or reset still forwards repetitions, in nanoseconds: as long as Linux keeps TIME_WAIT.
@@ -248,7 +277,8 @@ const _: () = {
     assert!(size_of::<Tuple>() == 36 && align_of::<Tuple>() == 4);
     assert!(size_of::<Leg>() == 192 && align_of::<Leg>() == 64);
     assert!(offset_of!(Leg, device) == 60 && offset_of!(Leg, passed) == 64);
-    assert!(size_of::<Joint>() == 448 && offset_of!(Joint, legs) == 64);
+    assert!(size_of::<Joint>() == 512 && offset_of!(Joint, legs) == 64);
+    assert!(size_of::<Origin>() == 64 && offset_of!(Joint, origin) == 448);
     let mut slot = 0;
     while slot < PacketCounter::ALL.len() {
         assert!(PacketCounter::ALL[slot] as usize == slot);

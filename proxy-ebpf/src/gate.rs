@@ -2,9 +2,9 @@
 //! it and nothing is lost.
 
 use aya_ebpf::programs::SkBuffContext;
-use landbridge_common::{Counter, Flow, SEQUENCE_KNOWN};
+use landbridge_common::{Counter, Flow};
 
-use crate::atomics::{add, compare_exchange};
+use crate::atomics::{add, note};
 use crate::counters::count;
 use crate::flow;
 
@@ -17,9 +17,6 @@ const SEQUENCE: usize = 4;
 const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
 const FIN: u8 = 1;
-
-/// How often [`note`] tries again when another CPU was faster.
-const ATTEMPTS: u32 = 4;
 
 /// Decides about one packet. What carries neither payload nor a FIN always passes: acknowledgements must.
 #[inline(always)]
@@ -38,32 +35,11 @@ pub(crate) fn decide(packet: &SkBuffContext) -> u32 {
     }
     let begin =
         u32::from_be_bytes([header[SEQUENCE], header[SEQUENCE + 1], header[SEQUENCE + 2], header[SEQUENCE + 3]]);
-    note(flow, begin.wrapping_add(occupies));
+    // SAFETY: the map keeps the value in place, aligned to 8 bytes.
+    unsafe { note(&raw mut (*flow).passed, begin.wrapping_add(occupies)) };
     // Again, after the barrier of `note`: the daemon shuts the gate and then reads what was noted. Either it sees this
     // packet, and waits for its verdict, or this packet sees the shut gate.
     if is_shut(flow) { drop(flow) } else { ALL }
-}
-
-/// Notes the newest sequence number that was let through.
-#[inline(always)]
-fn note(flow: *mut Flow, end: u32) {
-    // SAFETY: the map keeps the value in place, aligned to 8 bytes; all programs change it by this exchange alone.
-    unsafe {
-        let passed = &raw mut (*flow).passed;
-        let mut known = passed.read_volatile();
-        let mut attempt = 0;
-        while attempt < ATTEMPTS {
-            let newer = known & SEQUENCE_KNOWN == 0 || end.wrapping_sub(known as u32) as i32 > 0;
-            // Stored even if it is not new, for the barrier.
-            let next = if newer { SEQUENCE_KNOWN | u64::from(end) } else { known };
-            let found = compare_exchange(passed, known, next);
-            if found == known {
-                return;
-            }
-            known = found;
-            attempt += 1;
-        }
-    }
 }
 
 #[inline(always)]

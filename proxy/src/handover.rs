@@ -1,8 +1,9 @@
 //! A binary upgrade: the running daemon starts the new binary and hands its listening sockets over.
 //!
 //! The sockets go over a pair of Unix sockets, whose far end is the new process's standard input. That process says when
-//! it serves; until then the old one goes on, and if the new one ends before, nothing has changed. Both accept from the
-//! same sockets in between, so no client is refused.
+//! it is ready; then the old one lets go of its joined sessions, and the new one adopts them and says when it serves. Until
+//! then the old one goes on. If the new one ends before, nothing has changed, except that the old one joins no more if it
+//! had let go. Both accept from the same sockets in between, so no client is refused.
 
 use std::collections::HashMap;
 use std::env;
@@ -33,8 +34,12 @@ const VARIABLE: &str = "LANDBRIDGE_HANDOVER";
 /// What systemd says to one process by its id.
 const MINE_ALONE: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
 
-/// What the new process says when it serves.
+/// What the new process says when it could serve.
 const READY: &[u8] = b"ready";
+/// What it is told when the joined sessions are its.
+const YOURS: &[u8] = b"yours";
+/// What it says when it serves.
+const SERVING: &[u8] = b"serving";
 
 /// SCM_MAX_FD (net/scm.h) is 253 descriptors in one message.
 const MOST_AT_ONCE: usize = 200;
@@ -59,8 +64,8 @@ pub enum HandoverError {
     /// The sockets could not be sent or received.
     #[error("cannot hand over the sockets: {0}")]
     Transfer(#[from] io::Error),
-    /// The new process ended, or did not serve in time.
-    #[error("the new process does not serve: {0}")]
+    /// The other process ended, or did not do its part in time.
+    #[error("the other process does not serve: {0}")]
     NotReady(String),
 }
 
@@ -115,10 +120,17 @@ impl Successor {
         self.child.id()
     }
 
-    /// Waits until it serves. Otherwise, and when cancelled, it is ended.
-    pub(crate) async fn serves(self) -> Result<u32, HandoverError> {
+    /// Waits until it serves; `let_go` leaves it the joined sessions. Otherwise, and when cancelled, it is ended.
+    pub(crate) async fn serves(self, let_go: impl Future<Output = ()>) -> Result<u32, HandoverError> {
         let mut child = EndedOnDrop(Some(self.child));
-        match timeout(PATIENCE, word(self.link)).await {
+        let words = async {
+            let link = Link::new(self.link)?;
+            link.hear(READY).await?;
+            let_go.await;
+            link.say(YOURS)?;
+            link.hear(SERVING).await
+        };
+        match timeout(PATIENCE, words).await {
             Ok(Ok(())) => Ok(child.0.take().map_or(0, |child| child.id())),
             Ok(Err(error)) => Err(HandoverError::NotReady(error.to_string())),
             Err(_elapsed) => Err(HandoverError::NotReady(format!("nothing was heard of it for {PATIENCE:?}"))),
@@ -126,20 +138,32 @@ impl Successor {
     }
 }
 
-/// Waits for the word of the new process.
-async fn word(link: OwnedFd) -> io::Result<()> {
-    // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
-    let link = unsafe { AsyncFd::register_with_interest(link, Interest::READABLE) }?;
-    let mut buffer = [0; LONGEST_MESSAGE];
-    let length = link
-        .async_io(Interest::READABLE, |link| {
+/// The two processes' way to talk.
+struct Link(AsyncFd<OwnedFd>);
+
+impl Link {
+    fn new(link: OwnedFd) -> io::Result<Self> {
+        // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
+        unsafe { AsyncFd::register_with_interest(link, Interest::READABLE) }.map(Self).map_err(io::Error::from)
+    }
+
+    fn say(&self, word: &[u8]) -> io::Result<()> {
+        send(self.0.as_raw_fd(), word, MsgFlags::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Waits for the other process to say this. Cancelling loses no word.
+    async fn hear(&self, expected: &[u8]) -> io::Result<()> {
+        let mut buffer = [0; LONGEST_MESSAGE];
+        let receive = |link: &OwnedFd| {
             let received = nix::sys::socket::recv(link.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT);
             received.map_err(io::Error::from)
-        })
-        .await?;
-    match &buffer[..length] {
-        READY => Ok(()),
-        _ => Err(io::Error::other("it ended; its log says why")),
+        };
+        let length = self.0.async_io(Interest::READABLE, receive).await?;
+        match &buffer[..length] {
+            word if word == expected => Ok(()),
+            _ => Err(io::Error::other("it ended; its log says why")),
+        }
     }
 }
 
@@ -245,10 +269,21 @@ impl Inheritance {
         self.control.take()
     }
 
+    /// Tells the former process that this one could serve, and waits until the joined sessions are this one's.
+    pub(crate) async fn take_over(&self) -> Result<(), HandoverError> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let link = Link::new(link.try_clone()?)?;
+        link.say(READY)?;
+        match timeout(PATIENCE, link.hear(YOURS)).await {
+            Ok(heard) => Ok(heard?),
+            Err(_elapsed) => Err(HandoverError::NotReady("the former process does not let go".to_owned())),
+        }
+    }
+
     /// Tells the former process that this one serves.
-    pub(crate) fn say_ready(&self) -> io::Result<()> {
+    pub(crate) fn say_serving(&self) -> io::Result<()> {
         if let Some(link) = &self.link {
-            send(link.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+            send(link.as_raw_fd(), SERVING, MsgFlags::MSG_NOSIGNAL)?;
         }
         Ok(())
     }
@@ -312,13 +347,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_word_is_the_word() {
-        for (said, good) in [(READY, true), (b"no", false), (b"", false)] {
+        for (said, good) in [(READY, true), (SERVING, false), (b"no", false), (b"", false)] {
             let (near, far) = pair();
             if !said.is_empty() {
                 send(far.as_raw_fd(), said, MsgFlags::empty()).unwrap();
             }
             drop(far);
-            assert_eq!(word(near).await.is_ok(), good, "{said:?}");
+            assert_eq!(Link::new(near).unwrap().hear(READY).await.is_ok(), good, "{said:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The joined sessions of one worker: counted, watched for silence, and ended when it is time.
 //!
 //! A joined session has no task and no buffers; it is an entry here. One task per worker looks at those that the programs
-//! say are ending, and at all of them once a second. Cancelling it leaves joined sessions running and uncounted. Whatever
+//! say are ending or that are cut, and at all of them once a second. Cancelling it leaves joined sessions running and uncounted. Whatever
 //! drops an entry resets its session, unless that has ended; a process that is killed drops nothing.
 
 use std::cell::RefCell;
@@ -20,9 +20,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
 use crate::config::{Listener, TcpOptions};
-use crate::fastpath::packet::{Ending, Joined, PacketPath, Seen};
+use crate::fastpath::packet::{Ending, Joined, Lifetime, PacketPath, Seen};
 use crate::session::Account;
 use crate::stats::{Carrier, Direction, Presence};
+
+mod adopted;
 
 /// How often every joined session is counted and judged. Metrics lag by as much; timeouts are seconds and more.
 const ROUND: Duration = Duration::from_secs(1);
@@ -41,6 +43,8 @@ pub(crate) struct JoinedSessions {
     members: RefCell<HashMap<u32, Member>>,
     /// Closed sessions, and since when.
     lingering: RefCell<VecDeque<(Instant, Joined)>>,
+    /// Adopted sessions of targets that are not configured any more, and when they have to end.
+    orphans: RefCell<Vec<(Option<Instant>, Joined)>>,
     ending: UnboundedSender<u32>,
     ended: RefCell<Option<UnboundedReceiver<u32>>>,
 }
@@ -62,6 +66,7 @@ impl JoinedSessions {
             path,
             members: RefCell::default(),
             lingering: RefCell::default(),
+            orphans: RefCell::default(),
             ending,
             ended: RefCell::new(Some(ended)),
         }
@@ -74,11 +79,9 @@ impl JoinedSessions {
         mut joined: Joined,
         read: [u64; 2],
         mut account: Account,
-        rules: VigilRules,
+        (rules, listener): (VigilRules, &Listener),
         alive: TaskTrackerToken,
     ) {
-        let presences =
-            Direction::ALL.map(|direction| Presence::new(Arc::clone(&account.cell), direction, Carrier::Packet));
         if let Err(error) = seal(&mut joined, read).await {
             warn!("a joined session is reset, for its stream may not be whole: {error}");
             account.end = SessionEnd::IntegrityReset;
@@ -86,16 +89,30 @@ impl JoinedSessions {
         }
         account.cell.joins.add(1);
         account.answered = read[1] > 0;
+        joined.sign(account.origin(&listener.name, read), lifetime(listener));
+        if self.path.retired().is_cancelled() {
+            account.end = SessionEnd::Left;
+            return;
+        }
+        let vigil = Vigil::new(rules, joined.now());
+        self.enter(joined, account, vigil, [0; 2], alive);
+    }
+
+    /// `counted`: bytes that were counted before, from the client and from the target.
+    fn enter(&self, joined: Joined, account: Account, vigil: Vigil, counted: [u64; 2], alive: TaskTrackerToken) {
+        let presences =
+            Direction::ALL.map(|direction| Presence::new(Arc::clone(&account.cell), direction, Carrier::Packet));
         joined.notify(self.ending.clone());
         let index = joined.index();
-        let vigil = Vigil::new(rules, joined.now());
-        let member = Member { joined, account, _presences: presences, vigil, counted: [0; 2], _alive: alive };
+        account.lease.tell_cut(self.ending.clone(), index);
+        let member = Member { joined, account, _presences: presences, vigil, counted, _alive: alive };
         self.members.borrow_mut().insert(index, member);
-        // It may have ended before anybody was told.
+        // It may have ended, or been cut, before anybody was told.
         self.look(index);
     }
 
-    /// Looks after the sessions for ever; when `ended` is cancelled it resets them.
+    /// Looks after the sessions until `cut` is cancelled, and then resets them, or until the path is retired, and then
+    /// leaves them to the next process.
     pub(crate) async fn run(&self, cut: CancellationToken) {
         let Some(mut ended) = self.ended.borrow_mut().take() else { return };
         let mut rounds = interval(ROUND);
@@ -105,9 +122,22 @@ impl JoinedSessions {
                 Some(index) = ended.recv() => self.look(index),
                 _ = rounds.tick() => self.look_at_all(),
                 () = cut.cancelled() => break,
+                () = self.path.retired().cancelled() => {
+                    self.leave();
+                    break;
+                }
             }
         }
         self.members.borrow_mut().clear();
+        self.orphans.borrow_mut().clear();
+    }
+
+    /// Counts what has moved for the last time, and closes the sockets in silence.
+    fn leave(&self) {
+        for (_, mut member) in self.members.borrow_mut().drain() {
+            member.account.end = member.look().unwrap_or(SessionEnd::Left);
+        }
+        self.lingering.borrow_mut().clear();
     }
 
     fn look_at_all(&self) {
@@ -115,6 +145,7 @@ impl JoinedSessions {
         for index in indexes {
             self.look(index);
         }
+        self.look_at_orphans();
         let mut lingering = self.lingering.borrow_mut();
         let over = |(since, _): &mut (Instant, Joined)| since.elapsed() >= Duration::from_nanos(LINGER);
         while lingering.len() > MOST_LINGERING || lingering.front_mut().is_some_and(over) {
@@ -126,14 +157,18 @@ impl JoinedSessions {
         let mut members = self.members.borrow_mut();
         let Some(member) = members.get_mut(&index) else { return };
         let Some(end) = member.look() else { return };
-        if let Some(Member { mut joined, mut account, .. }) = members.remove(&index) {
+        if let Some(Member { joined, mut account, .. }) = members.remove(&index) {
             account.end = end;
             debug!(end = end.code(), "joined session ended");
             if joined.ending().is_told() {
-                joined.release();
-                self.lingering.borrow_mut().push_back((Instant::now(), joined));
+                self.linger(joined);
             }
         }
+    }
+
+    fn linger(&self, mut joined: Joined) {
+        joined.release();
+        self.lingering.borrow_mut().push_back((Instant::now(), joined));
     }
 }
 
@@ -145,6 +180,7 @@ impl Member {
             let new = seen[side].bytes - self.counted[side];
             self.counted[side] = seen[side].bytes;
             self.account.cell.bytes(direction, Carrier::Packet).add(new);
+            self.account.tally.add(direction, Carrier::Packet, new);
             self.account.answered |= direction == Direction::Download && new > 0;
         }
         match self.joined.ending() {
@@ -180,6 +216,23 @@ pub(crate) fn rules(listener: &Listener, target: &TcpOptions) -> VigilRules {
         half_close: listener.half_close_timeout,
         keepalive: [listener.tcp.keepalive, target.keepalive],
         user_timeout: [listener.tcp.user_timeout, target.user_timeout],
+    }
+}
+
+/// The daemon ends sessions by RSTs to both peers, and looks once a second: the programs, which only drop, come later.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a peer may be silent before the programs give its joint up, when no other limit is set. A day: the daemon, as
+/// long as it lives, finds dead peers much earlier.
+const LONGEST_SILENCE: Duration = Duration::from_hours(24);
+
+/// How long the programs keep the sessions of a listener, even without a daemon.
+fn lifetime(listener: &Listener) -> Lifetime {
+    let silence = listener.idle_timeout.zip(listener.half_close_timeout).map(|(idle, half)| idle.max(half));
+    Lifetime {
+        idle: silence.map_or(LONGEST_SILENCE, |silence| silence + GRACE),
+        // The daemon's own limit differs from session to session.
+        age: listener.max_session_age.map(|age| age + age / 8 + GRACE),
     }
 }
 

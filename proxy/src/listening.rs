@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info};
 
 use crate::config::{Config, Datapath, Listener, Target, TcpOptions, overlap};
+use crate::fastpath::packet::Adopted;
 use crate::handover::Inheritance;
 use crate::net::listener::{self, BindError};
 use crate::net::path;
@@ -28,6 +29,8 @@ pub(crate) enum Order {
         /// The socket.
         socket: Socket,
     },
+    /// Take over what a former process has joined.
+    Adopt(Vec<Adopted>),
     /// Take what is waiting and close.
     Close {
         /// Which socket.
@@ -159,7 +162,7 @@ fn segment(config: &Config, listener: &Listener) -> Option<u32> {
     let segments = groups.flat_map(|group| {
         let towards = |target: &Target| path::segment_towards(target.address, &group.dial, &group.tcp);
         // A target without a route now has no say; its sessions are relayed if they turn out not to fit.
-        group.targets.iter().filter_map(move |target| towards(target).ok())
+        group.targets.iter().filter(|target| target.is_resolved()).filter_map(move |target| towards(target).ok())
     });
     segments.min()
 }

@@ -1,6 +1,5 @@
 //! Orders of the operator at run time: weights and states of groups and targets, apart from the configuration.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -134,7 +133,7 @@ impl Shared {
     }
 
     /// Whether the operator has ordered a weight, and how long it still lasts if not for good.
-    pub(crate) fn ordered_weight(&self, group: &str, target: Option<SocketAddr>) -> Option<Option<Duration>> {
+    pub(crate) fn ordered_weight(&self, group: &str, target: Option<String>) -> Option<Option<Duration>> {
         let ordered = self.orders().weight(&Subject { group: group.to_owned(), target })?;
         Some(ordered.until.map(|until| until.saturating_sub(self.now())))
     }
@@ -173,7 +172,8 @@ impl Shared {
         let Some(target) = target else { return Ok(Found::Group(index)) };
         let targets = &self.config.groups[index].targets;
         let named = targets.iter().position(|of| of.name == target);
-        let found = named.or_else(|| targets.iter().position(|of| of.address.to_string() == target));
+        let labelled = || targets.iter().position(|of| of.label() == target);
+        let found = named.or_else(labelled).or_else(|| targets.iter().position(|of| of.address.to_string() == target));
         let found = found.ok_or_else(|| Unknown::Target {
             group: name.to_owned(),
             name: target.to_owned(),
@@ -187,7 +187,7 @@ impl Shared {
             Found::Group(index) => (&self.config.groups[index], None),
             Found::Target(id) => {
                 let (group, target) = self.target(id);
-                (group, Some(target.address))
+                (group, Some(target.label()))
             }
         };
         Subject { group: group.name.clone(), target }

@@ -18,6 +18,17 @@ impl Places {
         let taken = self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, free);
         taken.is_ok().then(|| Place(Arc::clone(self)))
     }
+
+    /// A place, even if there is none left: for who was there before.
+    pub(crate) fn take_anyway(self: &Arc<Self>) -> Place {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Place(Arc::clone(self))
+    }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Place {

@@ -1,9 +1,9 @@
 //! A reload: from a file to a configuration that is ready to take the place of the one that runs.
 //!
-//! [`prepare`] binds, and lets the probes of new targets have their first verdict; until it returns nothing has changed,
-//! and dropping what it returns, or cancelling it, leaves everything as it was.
+//! [`begin`] binds, and [`prepare`] resolves names and lets the probes of new targets have their first verdict; until then nothing
+//! has changed, and dropping what they return, or cancelling, leaves everything as it was. A name that has another address
+//! goes the same way, with the file as it was read last.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tracing::{info, warn};
@@ -11,8 +11,9 @@ use tracing::{info, warn};
 use crate::config::diff::Plan;
 use crate::config::{Config, LoadError};
 use crate::listening::{Bound, Listening};
+use crate::names::Names;
 use crate::net::listener::BindError;
-use crate::shared::Shared;
+use crate::shared::{Running, Shared};
 use crate::watch::{Watch, first_verdicts, watch_targets};
 
 /// Why everything stays as it was.
@@ -26,31 +27,54 @@ pub(crate) enum ReloadError {
     Bind(#[from] BindError),
 }
 
+/// Why there is another configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The file was read again.
+    File,
+    /// A name has another address.
+    Names,
+}
+
 /// A configuration that is ready to run.
 pub(crate) struct Prepared {
     pub(crate) shared: Arc<Shared>,
     pub(crate) watch: Watch,
     pub(crate) bound: Vec<Bound>,
+    /// As the file has it: names are names.
+    pub(crate) template: Config,
     /// What is different, for people.
     pub(crate) changes: Vec<String>,
+    pub(crate) cause: Cause,
 }
 
 /// A configuration that is bound.
 pub(crate) struct Begun {
-    shared: Arc<Shared>,
+    current: Arc<Shared>,
+    names: Arc<Names>,
+    workers: usize,
     bound: Vec<Bound>,
-    changes: Vec<String>,
+    template: Config,
+    cause: Cause,
 }
 
-/// Reads `file` and binds what it has and `current` does not.
+/// Binds what `template` has and the running configuration does not.
 pub(crate) fn begin(
-    file: &Path,
-    current: &Shared,
+    template: Config,
+    cause: Cause,
+    running: &Running,
     listening: &mut Listening,
     workers: usize,
 ) -> Result<Begun, ReloadError> {
-    let config = Config::load(file)?;
-    let bound = listening.bind_new(&config, workers, None)?;
+    let bound = listening.bind_new(&template, workers, None)?;
+    Ok(Begun { current: running.load(), names: Arc::clone(&running.names), workers, bound, template, cause })
+}
+
+/// Waits until new names and targets are known, as the start does.
+pub(crate) async fn prepare(begun: Begun) -> Prepared {
+    let Begun { current, names, workers, bound, template, cause } = begun;
+    names.learn(&template).await;
+    let config = template.clone().resolved(|host| names.address(host));
     let plan = Plan::between(&current.config, &config);
     for change in &plan.changes {
         match change.needs_restart {
@@ -59,12 +83,8 @@ pub(crate) fn begin(
         }
     }
     let changes = plan.changes.iter().map(ToString::to_string).collect();
-    Ok(Begun { shared: Arc::new(current.next(config, workers)), bound, changes })
-}
-
-/// Waits until new targets are known, as the start does.
-pub(crate) async fn prepare(Begun { shared, bound, changes }: Begun) -> Prepared {
+    let shared = Arc::new(current.next(config, workers));
     let watch = watch_targets(&shared);
     first_verdicts(&shared).await;
-    Prepared { shared, watch, bound, changes }
+    Prepared { shared, watch, bound, template, changes, cause }
 }

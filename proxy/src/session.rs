@@ -8,12 +8,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use landbridge_common::packet::Origin as JointOrigin;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::fastpath::packet;
 use crate::joined;
 use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
@@ -23,6 +25,7 @@ use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
 use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
+use crate::tally::Tally;
 use crate::worker::Worker;
 
 /// Serves the connection `client` from `peer`, which the listener of that index accepted on `worker`; `place` is its one
@@ -50,6 +53,8 @@ struct Begun {
     target: Leg,
     /// What goes to the target first.
     head: Head,
+    /// Bytes of it that are the client's.
+    rest: u64,
     lease: Lease,
 }
 
@@ -63,9 +68,33 @@ pub(crate) struct Account {
     pub(crate) answered: bool,
     /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
     pub(crate) lease: Lease,
+    /// What is noted of it.
+    pub(crate) tally: Tally,
     began: Instant,
     shared: Arc<Shared>,
     _place: Place,
+}
+
+impl Account {
+    /// The account of a session that a former process has joined.
+    pub(crate) fn adopted(
+        shared: &Arc<Shared>,
+        (listener, worker): (usize, usize),
+        lease: Lease,
+        place: Place,
+        began: Instant,
+    ) -> Self {
+        let cell = Arc::clone(shared.stats.route(listener, lease.id(), worker));
+        let shared = Arc::clone(shared);
+        let tally = Tally::default();
+        Self { cell, end: SessionEnd::Drained, answered: true, lease, tally, began, shared, _place: place }
+    }
+
+    /// Whose session this is, for a process that comes later.
+    pub(crate) fn origin(&self, listener: &str, read: [u64; 2]) -> JointOrigin {
+        let group = &self.shared.target(self.lease.id()).0.name;
+        packet::origin((listener, group), (self.began, self.lease.client()), read)
+    }
 }
 
 impl Drop for Account {
@@ -96,7 +125,7 @@ impl Session<'_> {
     async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { target, head, lease } = match Box::pin(self.begin(&client, peer)).await {
+        let Begun { target, head, rest, lease } = match Box::pin(self.begin(&client, peer)).await {
             Ok(begun) => begun,
             Err(end) => {
                 beginning.end = Some(end);
@@ -107,6 +136,8 @@ impl Session<'_> {
             }
         };
         beginning.end = None;
+        let tally = Tally::default();
+        tally.add(Direction::Upload, Carrier::Copy, rest);
         let id = lease.id();
         let cell = Arc::clone(self.route(id));
         let shared = Arc::clone(&self.shared);
@@ -115,6 +146,7 @@ impl Session<'_> {
             end: SessionEnd::Drained,
             answered: false,
             lease,
+            tally,
             began: Instant::now(),
             shared,
             _place: place,
@@ -125,8 +157,8 @@ impl Session<'_> {
         let ways = (kernel, joined.map(|joined| &joined.path));
         let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
         let relayed = {
-            let cell = Arc::clone(&account.cell);
-            let relay = Relay::new((client, target), head, settings, &self.worker.buffers, ways, &cell);
+            let (cell, tally) = (Arc::clone(&account.cell), &account.tally);
+            let relay = Relay::new((client, target), head, settings, &self.worker.buffers, ways, (&cell, tally));
             // Pinned here, because a future that is passed by value is stored twice.
             let run = pin!(relay.run());
             account.lease.cut().run_until_cancelled(run).await
@@ -134,7 +166,7 @@ impl Session<'_> {
         match (relayed, joined) {
             (Some(Relayed::Joined(session, read)), Some(joined)) => {
                 let rules = joined::rules(listener, &self.shared.target(id).0.tcp);
-                joined.add(session, read, account, rules, alive).await;
+                joined.add(session, read, account, (rules, listener), alive).await;
             }
             (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
             // Only a packet datapath joins; without one the session is reset where it stands.
@@ -167,7 +199,8 @@ impl Session<'_> {
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
 
-        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(head.bytes.len() as u64);
+        let rest = head.bytes.len() as u64;
+        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(rest);
         if let Some(version) = shared.target(lease.id()).0.send_proxy {
             let origin = match accepted.origin {
                 Some(origin) => origin,
@@ -178,7 +211,7 @@ impl Session<'_> {
             };
             head.bytes = [proxy_protocol::encode(version, origin).as_slice(), &head.bytes].concat().into();
         }
-        Ok(Begun { target, head, lease })
+        Ok(Begun { target, head, rest, lease })
     }
 
     /// Connects to a target for the client at `source`; after a failure to another that was not tried yet, up to the
@@ -198,9 +231,11 @@ impl Session<'_> {
             let (group, target) = shared.target(lease.id());
             let route = self.route(lease.id());
             route.connects.add(1);
+            let began = Instant::now();
             let opening = Opening { segment, speaks_first: speaks_first || group.send_proxy.is_some() };
             match dial(target.address, &group.dial, &group.tcp, opening).await {
                 Ok(stream) => {
+                    route.connect_times.record(began.elapsed());
                     self.log_connect(lease.id(), None);
                     return Ok((Leg::new(stream), lease));
                 }

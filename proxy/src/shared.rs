@@ -20,10 +20,12 @@ use landbridge_core::select::{GroupSpec, NoTarget, TargetId, TargetSpec};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
+use crate::names::Names;
 use crate::places::{Place, Places};
 use crate::stats::Stats;
 use crate::target::{Entry, Handle, TargetState, Transition};
@@ -31,6 +33,7 @@ use crate::target::{Entry, Handle, TargetState, Transition};
 /// The configuration that runs now.
 pub(crate) struct Running {
     current: ArcSwap<Shared>,
+    pub(crate) names: Arc<Names>,
     reload_failed: AtomicBool,
     /// When the last good configuration was put in force, in seconds since 1970.
     loaded_at: AtomicU64,
@@ -39,6 +42,7 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn new(first: Arc<Shared>) -> Self {
         let running = Self {
+            names: Arc::clone(&first.names),
             current: ArcSwap::new(first),
             reload_failed: AtomicBool::default(),
             loaded_at: AtomicU64::default(),
@@ -55,7 +59,6 @@ impl Running {
     /// From now on `next` is the configuration.
     pub(crate) fn replace(&self, next: Arc<Shared>) {
         self.current.store(next);
-        self.note_reload(true);
     }
 
     /// Takes note of how a reload went.
@@ -94,6 +97,8 @@ pub(crate) struct Shared {
     targets: Vec<Vec<Arc<TargetState>>>,
     /// Told when a target that was full has a place again, or a group has changed; the generations have it together.
     vacancy: Arc<Notify>,
+    /// The DNS names of targets; the generations have them together.
+    pub(crate) names: Arc<Names>,
 }
 
 #[derive(Clone)]
@@ -107,16 +112,16 @@ struct ListenerState {
 
 impl Shared {
     /// The first configuration.
-    pub(crate) fn new(config: Config, workers: usize) -> Self {
-        Self::build(config, workers, None)
+    pub(crate) fn new(config: Config, workers: usize, names: Arc<Names>) -> Self {
+        Self::build(config, workers, names, None)
     }
 
     /// The configuration after this one: whoever is in both keeps health, sessions and counters.
     pub(crate) fn next(&self, config: Config, workers: usize) -> Self {
-        Self::build(config, workers, Some(self))
+        Self::build(config, workers, Arc::clone(&self.names), Some(self))
     }
 
-    fn build(config: Config, workers: usize, former: Option<&Self>) -> Self {
+    fn build(config: Config, workers: usize, names: Arc<Names>, former: Option<&Self>) -> Self {
         let former_target = |id| former.and_then(|former| former.config.same_target(&config, id));
         let state = |id| match (former, former_target(id)) {
             (Some(former), Some(known)) => Arc::clone(former.state(known)),
@@ -131,6 +136,9 @@ impl Shared {
         let seed = SysRng.try_next_u64().unwrap_or_default();
         let mut pool = Pool::new(groups, listeners, seed);
         let epoch = former.map_or_else(Instant::now, |former| former.epoch);
+        for id in config.target_ids().filter(|id| !config.groups[id.group].targets[id.target].is_resolved()) {
+            pool.set_absent(id);
+        }
         if let Some(former) = former {
             pool.inherit(&former.pool(), former_target, epoch.elapsed());
         }
@@ -153,6 +161,7 @@ impl Shared {
             listeners: config.listeners.iter().map(|of| listener(&of.name)).collect(),
             targets,
             vacancy: former.map(|former| Arc::clone(&former.vacancy)).unwrap_or_default(),
+            names,
             orders: former.map(|former| Arc::clone(&former.orders)).unwrap_or_default(),
             config,
         };
@@ -170,6 +179,11 @@ impl Shared {
         self.listeners[listener].places.take(self.config.listeners[listener].max_connections)
     }
 
+    /// Sessions that `listener` has now.
+    pub(crate) fn taken(&self, listener: usize) -> u32 {
+        self.listeners[listener].places.taken()
+    }
+
     /// Chooses a target and counts the session to it until the [`Lease`] is dropped.
     pub(crate) fn select(&self, listener: usize, client: SocketAddr, tried: &[TargetId]) -> Result<Lease, NoTarget> {
         let id = self.pool().select(listener, client.ip(), tried)?;
@@ -180,7 +194,18 @@ impl Shared {
         Ok(Lease { id, entry: state.enter(handle), state, vacancy })
     }
 
-    /// The same, but if every target is full the client waits in line for at most the listener's `queue_timeout`, and then
+    /// Counts a session that a former process has begun: a place of `listener` and a [`Lease`] of `id`, limits or not.
+    pub(crate) fn readmit(&self, listener: usize, id: TargetId, client: SocketAddr, began: Instant) -> (Place, Lease) {
+        let places = &self.listeners[listener].places;
+        let state = Arc::clone(self.state(id));
+        state.load.take();
+        let ages = self.config.listeners[listener].max_session_age;
+        let handle = Handle::since(began, Arc::clone(&self.listeners[listener].name), client, ages.map(around));
+        let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
+        (places.take_anyway(), Lease { id, entry: state.enter(handle), state, vacancy })
+    }
+
+    /// As [`Self::select`], but if every target is full the client waits in line for at most the listener's `queue_timeout`, and then
     /// the session has to end. Cancelling leaves the line.
     pub(crate) async fn select_in_turn(
         &self,
@@ -285,10 +310,20 @@ impl Lease {
         self.id
     }
 
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.entry.client()
+    }
+
     /// Cancelled when the session has to end for the sake of its target: whoever forwards its bytes resets both legs
     /// then, and counts it as [`Self::cut_end`].
     pub(crate) fn cut(&self) -> &CancellationToken {
         self.entry.token()
+    }
+
+    /// From now on `tell` gets `number` when the session is cut, which may have happened already.
+    pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
+        self.entry.tell_cut(tell, number);
     }
 
     /// How a session ends that was cut.
@@ -340,5 +375,6 @@ fn group_rules(group: &Group) -> GroupRules {
             fall: check.fall,
         }),
         eject: EjectRules { after: group.eject.after, hold: group.eject.hold },
+        one_way: group.tcp.interface.is_some(),
     }
 }

@@ -10,6 +10,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     upgrade: Signal,
+    quit: Signal,
 }
 
 /// What a signal asks for.
@@ -23,6 +24,8 @@ pub(crate) enum Event {
     Terminate,
     /// SIGINT
     Interrupt,
+    /// SIGQUIT
+    Leave,
 }
 
 impl Event {
@@ -33,6 +36,7 @@ impl Event {
             Self::Upgrade => "SIGUSR2",
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::Leave => "SIGQUIT",
         }
     }
 }
@@ -45,6 +49,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             upgrade: signal(SignalKind::user_defined2())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -55,6 +60,7 @@ impl Signals {
             _ = self.interrupt.recv() => Event::Interrupt,
             _ = self.hangup.recv() => Event::Reload,
             _ = self.upgrade.recv() => Event::Upgrade,
+            _ = self.quit.recv() => Event::Leave,
         }
     }
 
@@ -63,6 +69,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Event::Terminate,
             _ = self.interrupt.recv() => Event::Interrupt,
+            _ = self.quit.recv() => Event::Leave,
         }
     }
 }

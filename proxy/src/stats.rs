@@ -14,6 +14,7 @@ use landbridge_core::select::TargetId;
 
 use crate::config::Config;
 use crate::fastpath::Fallback;
+use crate::histogram::Histogram;
 use crate::net::dial::FailureReason;
 
 /// Which way bytes go.
@@ -170,6 +171,10 @@ pub struct RouteCell {
     pub ends: Ends,
     /// Connects that were tried.
     pub connects: Counter,
+    /// How long those took that worked.
+    pub connect_times: Histogram,
+    /// How long targets took to their first byte.
+    pub first_byte_times: Histogram,
     /// Connects that failed, in the order of [`FailureReason::ALL`].
     failures: [Counter; FailureReason::ALL.len()],
     /// Directions that were handed to the kernel.
@@ -180,6 +185,8 @@ pub struct RouteCell {
     pub haste: HasteCell,
     /// Sessions that were joined.
     pub joins: Counter,
+    /// Sessions that a former process had joined.
+    pub adoptions: Counter,
     /// Sessions that were not, in the order of [`NotJoined::ALL`].
     not_joined: [Counter; NotJoined::ALL.len()],
     /// Directions that came back from the kernel, in the order of [`Demotion::ALL`].

@@ -17,24 +17,26 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::control::{self, ReloadWish};
 use crate::admin::{self, AdminError, Server};
-use crate::config::{Config, Datapath, Listener};
+use crate::config::Config;
 use crate::fastpath::packet::PacketPath;
-use crate::fastpath::{FastPath, Limits};
 use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
+use crate::names::Names;
 use crate::net::listener::BindError;
 use crate::privileges;
-use crate::reload::{self, Begun, Prepared, prepare};
+use crate::reload::{self, Begun, Cause, Prepared, ReloadError, prepare};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
 use crate::systemd::activation::{self, ActivationError};
 use crate::systemd::{Heart, Service};
 use crate::watch::{Watch, first_verdicts, watch_targets};
+use crate::ways::{adopt, start_fastpath, start_packet};
 use crate::worker::{self, Phase, Ways, WorkerError};
 
 /// Why the daemon could not run, or had to stop.
@@ -75,19 +77,27 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         None => Inheritance::activated(activation::receive()?),
     };
     let bound = listening.bind_new(&config, workers, inheritance.as_mut())?;
-    let first = Arc::new(Shared::new(config, workers));
+    let names = Arc::new(Names::default());
+    tokio::select! {
+        () = names.learn(&config) => {}
+        signal = signals.ending() => {
+            info!(signal = signal.name(), "ended before it was ready");
+            return Ok(());
+        }
+    }
+    let resolved = config.clone().resolved(|host| names.address(host));
+    let first = Arc::new(Shared::new(resolved, workers, Arc::clone(&names)));
+    let resolving = names.follow(&config);
     let running = Arc::new(Running::new(Arc::clone(&first)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
-    let packet = start_packet(&first.config);
-    // From here on everything that is started has as little.
-    if let Err(error) = privileges::give_up(inheritance.as_ref().is_some_and(Inheritance::takes_over)) {
-        warn!("{error}");
-    }
-    let kernel = admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
     let (reload_wishes, control) = unbounded_channel();
     let watch = watch_targets(&first);
-    let admins = Admins { running: &running, phase: &phase_changes, kernel, reload_wishes };
+    let admins = |packet: &Result<_, _>| {
+        let kernel =
+            admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
+        Admins { running: &running, phase: &phase_changes, kernel, reload_wishes }
+    };
     let verdicts = async {
         tokio::select! {
             () = first_verdicts(&first) => true,
@@ -97,18 +107,29 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             }
         }
     };
-    // Who takes over answers only when it can: until then the former process does.
-    let (servers, good) = match &mut inheritance {
+    // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
+    let (servers, packet) = match &mut inheritance {
         Some(inherited) if inherited.takes_over() => {
-            let good = verdicts.await;
-            (admins.start(&first.config, Some(inherited))?, good)
+            if !verdicts.await {
+                return Ok(());
+            }
+            inherited.take_over().await?;
+            let packet = start_packet(&first.config, &file);
+            give_up_privileges(true);
+            (admins(&packet).start(&first.config, Some(inherited))?, packet)
         }
-        inherited => (admins.start(&first.config, inherited.as_mut())?, verdicts.await),
+        inherited => {
+            let packet = start_packet(&first.config, &file);
+            give_up_privileges(false);
+            let servers = admins(&packet).start(&first.config, inherited.as_mut())?;
+            if !verdicts.await {
+                return Ok(());
+            }
+            (servers, packet)
+        }
     };
-    if !good {
-        return Ok(());
-    }
-    let ways = Ways { sockmap: fastpath.ok(), packet: packet.ok() };
+    let packet = packet.ok();
+    let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };
     let ended = FuturesUnordered::new();
     let mut orders = Vec::new();
     let mut heart = Heart::new();
@@ -118,6 +139,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         ended.push(worker::start(index, receiver, running, ways.clone(), phase_changes.clone(), pulse)?);
         orders.push(sender);
     }
+    // Before anybody accepts or dials: the ports of these sessions are taken.
+    adopt(packet.as_ref(), &orders);
     listening.apply(&first.config, bound, &orders);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -131,14 +154,41 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             unclaimed
                 .for_each(|address| warn!(%address, "systemd listens here for nobody: no listener has this address"));
         }
-        inheritance.say_ready().map_err(HandoverError::from)?;
+        inheritance.say_serving().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
-    Supervisor { program, file, running, phase, listening, orders, servers, watch, control, waiting, service }
-        .serve(signals, ended)
-        .await?;
+    let unpinned = packet.clone();
+    Supervisor {
+        program,
+        file,
+        template: config,
+        running,
+        phase,
+        listening,
+        orders,
+        servers,
+        watch,
+        resolving,
+        control,
+        waiting,
+        packet,
+        service,
+    }
+    .serve(signals, ended)
+    .await?;
+    if let Some(packet) = unpinned {
+        packet.unpin();
+    }
     info!("ended");
     Ok(())
+}
+
+/// From here on everything that is started may do as little. `filtered`: the former process has seen to a part of it.
+fn give_up_privileges(filtered: bool) {
+    // Sessions are worth more than what it protects from.
+    if let Err(error) = privileges::give_up(filtered) {
+        error!("the daemon goes on with more rights than it needs: {error}");
+    }
 }
 
 /// What the servers for operators need.
@@ -179,6 +229,8 @@ struct Supervisor {
     /// What an upgrade starts.
     program: PathBuf,
     file: PathBuf,
+    /// The configuration as the file had it: names are names.
+    template: Config,
     running: Arc<Running>,
     phase: watch::Sender<Phase>,
     listening: Listening,
@@ -186,10 +238,13 @@ struct Supervisor {
     servers: Vec<(Kind, Server)>,
     /// What watches the targets of the running configuration.
     watch: Watch,
+    /// What follows the names of targets.
+    resolving: JoinSet<()>,
     control: UnboundedReceiver<ReloadWish>,
     /// Who waits for the reload that is on its way.
     waiting: Vec<ReloadWish>,
     service: Service,
+    packet: Option<Arc<PacketPath>>,
 }
 
 impl Supervisor {
@@ -204,14 +259,20 @@ impl Supervisor {
         let mut reload = pin!(OptionFuture::default());
         let mut wishes = Vec::new();
         let mut wished = false;
+        // Some name has another address.
+        let mut renamed = false;
         // The process that is to take over, until it serves.
         let mut upgrade = pin!(OptionFuture::default());
+        let names = Arc::clone(&self.running.names);
         loop {
             let phase = *self.phase.borrow();
             if wished && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
                 wished = false;
                 let begun = self.begin_reload(std::mem::take(&mut wishes));
                 reload.set(begun.map(|begun| prepare(begun).fuse()).into());
+            } else if renamed && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
+                renamed = false;
+                reload.set(self.begin_renaming().map(|begun| prepare(begun).fuse()).into());
             }
             let expired = async {
                 match deadline {
@@ -223,13 +284,18 @@ impl Supervisor {
                 signal = signals.recv() => match (signal, phase) {
                     (Event::Reload, _) => wished = true,
                     (Event::Upgrade, Phase::Serving) if upgrade.is_terminated() && reload.is_terminated() => {
-                        upgrade.set(self.begin_upgrade().map(|successor| successor.serves().fuse()).into());
+                        let path = self.packet.clone();
+                        let begun = self.begin_upgrade().map(|successor| successor.serves(let_go(path)).fuse());
+                        upgrade.set(begun.into());
                     }
                     (Event::Upgrade, _) => warn!("not now: something else is on its way; send SIGUSR2 again"),
                     (signal, Phase::Serving) => {
                         info!(signal = signal.name(), "ending");
                         reload.set(None.into());
                         upgrade.set(None.into());
+                        if signal == Event::Leave {
+                            self.leave_joined();
+                        }
                         deadline = Some(Instant::now() + self.drain());
                     }
                     (signal, Phase::Draining | Phase::Ending) => {
@@ -237,6 +303,7 @@ impl Supervisor {
                         self.phase.send_replace(Phase::Ending);
                     }
                 },
+                () = names.changed() => renamed = true,
                 // Whoever wishes for a reload of a daemon that is ending learns it by the loss of the answer.
                 Some(wish) = self.control.recv(), if phase == Phase::Serving => {
                     wishes.push(wish);
@@ -262,6 +329,15 @@ impl Supervisor {
                     Some(result) => result?,
                 },
             }
+        }
+    }
+
+    /// Leaves the joined sessions to the next process.
+    fn leave_joined(&self) {
+        if let Some(path) = &self.packet
+            && !path.retire()
+        {
+            warn!("joined sessions end with this process: nothing is pinned");
         }
     }
 
@@ -301,8 +377,9 @@ impl Supervisor {
     fn begin_reload(&mut self, wishes: Vec<ReloadWish>) -> Option<Begun> {
         info!(file = %self.file.display(), "reloading");
         self.service.reloading();
-        let current = self.running.load();
-        match reload::begin(&self.file, &current, &mut self.listening, self.orders.len()) {
+        let loaded = Config::load(&self.file).map_err(ReloadError::from);
+        let begun = loaded.and_then(|template| self.begin(template, Cause::File));
+        match begun {
             Ok(begun) => {
                 self.waiting = wishes;
                 Some(begun)
@@ -317,83 +394,64 @@ impl Supervisor {
         }
     }
 
+    /// Takes over what names mean now; `None` if that changes nothing.
+    fn begin_renaming(&mut self) -> Option<Begun> {
+        let names = &self.running.names;
+        let resolved = self.template.clone().resolved(|host| names.address(host));
+        if resolved == self.running.load().config {
+            return None;
+        }
+        self.begin(self.template.clone(), Cause::Names)
+            .inspect_err(|error| error!("the targets keep their addresses: {error}"))
+            .ok()
+    }
+
+    fn begin(&mut self, template: Config, cause: Cause) -> Result<Begun, ReloadError> {
+        reload::begin(template, cause, &self.running, &mut self.listening, self.orders.len())
+    }
+
     /// Puts a configuration in force.
-    fn finish_reload(&mut self, Prepared { shared, watch, bound, changes }: Prepared) {
+    fn finish_reload(&mut self, Prepared { shared, watch, bound, template, changes, cause }: Prepared) {
         let former = self.running.load();
         self.running.replace(Arc::clone(&shared));
         self.watch = watch;
+        if template.names() != self.template.names() || template.dns != self.template.dns {
+            self.resolving = self.running.names.follow(&template);
+        }
+        self.template = template;
         self.listening.apply(&shared.config, bound, &self.orders);
         // What was ordered while this was prepared.
         shared.follow_orders();
         former.end_removed(&shared);
-        info!(generation = shared.generation, "reloaded");
-        self.service.reloaded();
+        match cause {
+            Cause::File => {
+                self.service.reloaded();
+                self.running.note_reload(true);
+                info!(generation = shared.generation, "reloaded");
+            }
+            Cause::Names => info!(generation = shared.generation, "names have other addresses"),
+        }
         tell(std::mem::take(&mut self.waiting), &Ok(changes));
     }
+}
+
+/// So long a relay needs at most to notice that it is to join no more: it looks at least once a second.
+const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_POLL: Duration = Duration::from_millis(5);
+
+/// Leaves the joined sessions to another process while this one goes on. Cancelling it leaves them all the same.
+async fn let_go(path: Option<Arc<PacketPath>>) {
+    let Some(path) = path.filter(|path| path.retire()) else { return };
+    let until = Instant::now() + SETTLE;
+    while path.sessions() > 0 && Instant::now() < until {
+        sleep(SETTLE_POLL).await;
+    }
+    path.let_go();
 }
 
 fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {
     // Who does not wait any more need not know.
     wishes.into_iter().for_each(|wish| drop(wish.send(outcome.clone())));
-}
-
-/// The fast path with what listens to its programs, or the code of the reason why there is none.
-fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
-    match FastPath::start(limits) {
-        Ok(fastpath) => {
-            info!("kernel fast path: loaded and tested");
-            let alarms = Arc::clone(&fastpath).run_alarms();
-            tokio::spawn(async move {
-                if let Err(error) = alarms.await {
-                    error!("the kernel's alarms are no longer heard: {error}");
-                }
-            });
-            if let Some(log) = fastpath.take_log() {
-                tokio::spawn(async move {
-                    if let Err(error) = log.forward().await {
-                        warn!("what the eBPF programs log is no longer shown: {error}");
-                    }
-                });
-            }
-            Ok(fastpath)
-        }
-        Err(reason) => {
-            let code = reason.reason();
-            warn!(code, "kernel fast path: not available ({}); sessions are forwarded in user space", reason.chain());
-            Err(code)
-        }
-    }
-}
-
-/// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had;
-/// else the code of the reason.
-fn start_packet(config: &Config) -> Result<Arc<PacketPath>, &'static str> {
-    let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
-    let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
-    if sessions == 0 {
-        return Err("not_wanted");
-    }
-    let path = match PacketPath::start(sessions) {
-        Ok(path) => path,
-        Err(reason) => {
-            let code = reason.reason();
-            warn!(code, "packet datapath: not available ({})", reason.chain());
-            return Err(code);
-        }
-    };
-    info!("packet datapath: loaded");
-    let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
-    tokio::spawn(async move {
-        if let Err(error) = events.await {
-            error!("the packet datapath's events are no longer heard: {error}");
-        }
-    });
-    tokio::spawn(async move {
-        if let Err(error) = devices.await {
-            error!("new network devices are no longer seen: {error}");
-        }
-    });
-    Ok(path)
 }
 
 /// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.

@@ -12,6 +12,7 @@ use landbridge_core::end::SessionEnd;
 use landbridge_core::select::Load;
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -74,17 +75,25 @@ pub(crate) struct Handle {
     oldest: Option<Duration>,
     token: CancellationToken,
     end: OnceLock<SessionEnd>,
+    /// Whom to tell of a cut, and under which number, once no task waits for the token any more.
+    joined: OnceLock<(UnboundedSender<u32>, u32)>,
 }
 
 impl Handle {
     pub(crate) fn new(listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
+        Self::since(Instant::now(), listener, client, oldest)
+    }
+
+    /// The same, of a session that began at `since`.
+    pub(crate) fn since(since: Instant, listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             listener,
             client,
-            since: Instant::now(),
+            since,
             oldest,
             token: CancellationToken::new(),
             end: OnceLock::new(),
+            joined: OnceLock::new(),
         })
     }
 
@@ -94,6 +103,10 @@ impl Handle {
             debug!(listener = &*self.listener, client = %self.client, end = end.code(), "ending a session");
         }
         self.token.cancel();
+        if let Some((tell, number)) = self.joined.get() {
+            // Nobody hears it when the worker has ended, and the session with it.
+            let _ = tell.send(*number);
+        }
     }
 }
 
@@ -106,9 +119,19 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.handle.client
+    }
+
     /// Cancelled when the session has to end.
     pub(crate) fn token(&self) -> &CancellationToken {
         &self.handle.token
+    }
+
+    /// From now on `tell` gets `number` when the session has to end. It may have to already: see [`Self::token`].
+    pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
+        let _only_once = self.handle.joined.set((tell, number));
     }
 
     /// As what it then ends.
@@ -235,6 +258,17 @@ mod tests {
         assert_eq!(cut(&entries), 1_000);
         assert!((900..=1_000).contains(&seen.len()), "it took {} ms", seen.len());
         assert!(entries.iter().all(|entry| entry.end() == SessionEnd::TargetDown));
+    }
+
+    #[tokio::test]
+    async fn a_session_without_a_task_is_told_of_its_cut_at_once() {
+        let (state, entries) = with_sessions(2);
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        entries[1].tell_cut(tell, 7);
+        state.cut_paced(SessionEnd::TargetDown).await;
+        assert_eq!(told.try_recv(), Ok(7));
+        assert!(entries[1].token().is_cancelled(), "who looks finds it cut");
+        assert!(told.try_recv().is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -96,6 +96,9 @@ impl Shared {
         self.follow(id.group, &changes, why.as_deref());
         state.set_last_failure(why);
         self.verdict.notify_one();
+        if result.is_err() {
+            self.doubt_name(id);
+        }
     }
 
     /// A connect to `id` failed.
@@ -149,6 +152,15 @@ impl Shared {
         let changes = self.pool().failed(id, now);
         self.follow(id.group, &changes, None);
         state.suspicion.notify_one();
+        self.doubt_name(id);
+    }
+
+    /// Something failed on `id`: if its address comes from a name, that may have another one by now.
+    fn doubt_name(&self, id: TargetId) {
+        if let Some(host) = &self.target(id).1.host {
+            let out = !self.pool().group(id.group).is_healthy(id.target);
+            self.names.doubt(host, out);
+        }
     }
 
     fn tick(&self) {
@@ -205,6 +217,12 @@ impl Shared {
                     for id in self.config.target_ids().filter(|id| id.group == index) {
                         self.end_sessions(id, group.on_down, SessionEnd::TargetDown);
                     }
+                }
+                Change::Outage(true) => {
+                    warn!(group = name, interface = group.tcp.interface, "most targets failed together");
+                }
+                Change::Outage(false) => {
+                    info!(group = name, interface = group.tcp.interface, "targets are tried again")
                 }
                 Change::Group(Standing::Able) => info!(group = name, "takes sessions"),
                 Change::Group(Standing::Held) => {

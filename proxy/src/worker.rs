@@ -151,6 +151,12 @@ async fn run(
                 closing.insert(number, close);
                 spawn_local(tasks.track_future(accept.run(phase.clone())));
             }
+            Some(Order::Adopt(sessions)) => {
+                let shared = worker.running.load();
+                if let Some(joined) = &worker.joined {
+                    sessions.into_iter().for_each(|of| joined.adopt(index, &shared, of, tasks.token()));
+                }
+            }
             Some(Order::Close { number }) => {
                 if let Some(close) = closing.remove(&number) {
                     close.cancel();

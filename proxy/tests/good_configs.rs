@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use landbridge::config::{
-    AcceptProxy, Admin, Config, Datapath, DatapathRules, Dial, Eject, Group, HealthCheck, HttpProbe, Listener, Method,
-    OnDown, ProbeKind, ProxyVersion, Runtime, Target, TcpOptions,
+    AcceptProxy, Admin, Config, Datapath, DatapathRules, Dial, Dns, Eject, Group, HealthCheck, HttpProbe, Listener,
+    Method, OnDown, ProbeKind, ProxyVersion, Runtime, Target, TcpOptions,
 };
 use landbridge_core::datapath::{Limits, Thresholds};
 use landbridge_core::join::JoinRules;
@@ -67,6 +67,41 @@ fn default_group(name: &str, targets: Vec<Target>) -> Group {
     }
 }
 
+fn default_dns() -> Dns {
+    Dns { servers: Vec::new(), min_ttl: Duration::from_secs(5), max_ttl: Duration::from_secs(300) }
+}
+
+#[test]
+fn names_are_resolved_from_outside() {
+    let text = r#"
+        [[listener]]
+        name = "in"
+        bind = ["127.0.0.1:80"]
+        groups = ["a"]
+        [[group]]
+        name = "a"
+        target = [{ address = "gpu-1.example:8000" }, { address = "gpu-2:8000", name = "second" }, { address = "10.0.0.1:8000" }]
+    "#;
+    let config = Config::parse(text).unwrap();
+    assert_eq!(config.names().into_iter().collect::<Vec<_>>(), ["gpu-1.example", "gpu-2"]);
+    let of = |config: Config| -> Vec<_> {
+        config.groups[0].targets.iter().map(|target| (target.name.clone(), target.address.to_string())).collect()
+    };
+    let pair = |name: &str, address: &str| (name.to_owned(), address.to_owned());
+    let one = config.clone().resolved(|name| (name == "gpu-1.example").then(|| "10.0.0.9".parse().unwrap()));
+    assert_eq!(
+        of(one),
+        [
+            pair("gpu-1.example:8000", "10.0.0.9:8000"),
+            pair("second", "0.0.0.0:8000"),
+            pair("10.0.0.1:8000", "10.0.0.1:8000")
+        ]
+    );
+    // Two names of one address are one target.
+    let same = config.resolved(|_| Some("10.0.0.1".parse().unwrap()));
+    assert_eq!(of(same), [pair("gpu-1.example:8000", "10.0.0.1:8000")]);
+}
+
 fn default_health() -> HealthCheck {
     HealthCheck {
         kind: ProbeKind::Http(HttpProbe {
@@ -86,13 +121,14 @@ fn default_health() -> HealthCheck {
 }
 
 fn target(name: &str, at: &str, weight: u16) -> Target {
-    Target { name: name.to_owned(), address: address(at), weight, max_connections: None }
+    Target { name: name.to_owned(), host: None, address: address(at), weight, max_connections: None }
 }
 
 fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
     Config {
         runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
         admin: Admin { listen: Some(address("127.0.0.1:9900")), socket: Some("/run/landbridge/admin.sock".into()) },
+        dns: default_dns(),
         datapath: DatapathRules {
             thresholds: Thresholds::default(),
             join: JoinRules::default(),
@@ -142,6 +178,7 @@ fn every_option_is_taken_over() {
     let text = r#"
         runtime = { workers = 3, drain_timeout = "0s" }
         admin = { listen = "off", socket = "/tmp/x.sock" }
+        dns = { servers = ["10.0.0.2:53", "[fd00::2]:5353"], min_ttl = "10ms", max_ttl = "1m" }
         datapath = { promote_after = 1, promote_gap = "0s", join_after = 2, soft_limit = "64KiB", hard_limit = "1MB" }
 
         [[group]]
@@ -185,6 +222,11 @@ fn every_option_is_taken_over() {
     let expected = Config {
         runtime: Runtime { workers: NonZeroUsize::new(3), drain_timeout: Duration::ZERO },
         admin: Admin { listen: None, socket: Some("/tmp/x.sock".into()) },
+        dns: Dns {
+            servers: vec![address("10.0.0.2:53"), address("[fd00::2]:5353")],
+            min_ttl: Duration::from_millis(10),
+            max_ttl: Duration::from_secs(60),
+        },
         datapath: DatapathRules {
             thresholds: Thresholds { promote_gap: Duration::ZERO, promote_after: 1, ..Thresholds::default() },
             join: JoinRules { after: 2, ..JoinRules::default() },

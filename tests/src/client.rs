@@ -20,6 +20,12 @@ pub enum Tool {
     Nginx,
     /// Lists sockets with what the kernel knows of them.
     Ss,
+    /// Checks what Prometheus would read.
+    Promtool,
+    /// The monitoring system.
+    Prometheus,
+    /// A browser, which needs no display.
+    Chromium,
     /// Python with the packages `httpx` and `openai`.
     Python,
 }
@@ -33,6 +39,9 @@ impl Tool {
             Self::H2load => on_path("h2load"),
             Self::Nginx => on_path("nginx"),
             Self::Ss => on_path("ss"),
+            Self::Promtool => on_path("promtool"),
+            Self::Prometheus => on_path("prometheus"),
+            Self::Chromium => on_path("chromium"),
             Self::Python => Some(python()).filter(|path| path.is_file()),
         };
         let path = path.with_context(|| format!("{self:?} is not installed; run cargo xtask setup --tests"))?;

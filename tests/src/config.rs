@@ -14,6 +14,7 @@ pub(crate) const ADMIN: &str = "127.0.0.1:9900";
 #[derive(Debug, Clone)]
 pub struct Config {
     runtime: String,
+    dns: String,
     socket: String,
     datapath: String,
     bind: Vec<String>,
@@ -37,6 +38,7 @@ impl Config {
     pub fn new(groups: impl IntoIterator<Item = Group>) -> Self {
         Self {
             runtime: String::new(),
+            dns: String::new(),
             socket: "off".to_owned(),
             datapath: String::new(),
             bind: vec![format!("0.0.0.0:{LISTENER_PORT}")],
@@ -66,6 +68,12 @@ impl Config {
     /// Adds a line to `[datapath]`.
     pub fn datapath(mut self, line: &str) -> Self {
         add(&mut self.datapath, line);
+        self
+    }
+
+    /// Adds a line to `[dns]`.
+    pub fn dns(mut self, line: &str) -> Self {
+        add(&mut self.dns, line);
         self
     }
 
@@ -118,6 +126,12 @@ impl Group {
         self
     }
 
+    /// Adds a target by name and port.
+    pub fn named_target(mut self, address: &str) -> Self {
+        self.targets.push(format!("address = {address:?}\n"));
+        self
+    }
+
     /// Adds a target.
     pub fn target(self, address: SocketAddr) -> Self {
         self.target_with(address, "")
@@ -134,6 +148,7 @@ impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
         write!(f, "[runtime]\n{}\n[admin]\nlisten = \"{ADMIN}\"\nsocket = {:?}\n\n", self.runtime, self.socket)?;
+        write!(f, "[dns]\n{}\n", self.dns)?;
         write!(f, "[datapath]\n{}\n", self.datapath)?;
         write!(f, "[[listener]]\nname = \"main\"\nbind = {:?}\ngroups = {names:?}\n{}\n", self.bind, self.listener)?;
         write!(f, "[listener.tcp]\n{}\n", self.listener_tcp)?;

@@ -58,6 +58,23 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Ends it by a signal, whatever comes of that, and starts it again with the same configuration file.
+    pub fn restart(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)?;
+        let ended = self.process.finish(PATIENCE)?;
+        println!("--- log of landbridge, ended by {signal}\n{}---", ended.stderr);
+        self.start_again()
+    }
+
+    /// Starts it again after it has ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        let mut command = self.host.command(binary("landbridge")?);
+        command.arg("run").arg("--config").arg(self.config.path());
+        self.process = Process::start("landbridge", &mut command)?;
+        let host = self.host.clone();
+        self.process.wait_ready(|_| http::get(&host, ADMIN, "/livez").map(drop))
+    }
+
     /// Gives it another configuration file and SIGHUP, and waits until that is in force.
     pub fn reload(&self, config: &Config) -> Result<()> {
         let reloads = || Ok::<_, anyhow::Error>(self.process.stderr().matches(" reloaded generation=").count());
@@ -98,7 +115,14 @@ impl Daemon {
         Process::start("landbridge", &mut command)?.finish(PATIENCE)
     }
 
-    /// The same; an error unless it is good. Returns what it printed.
+    /// Runs a verb of the command line that asks no daemon, on its host.
+    pub fn cli_alone(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = self.host.command(binary("landbridge")?);
+        command.args(arguments);
+        Process::start("landbridge", &mut command)?.finish(PATIENCE)
+    }
+
+    /// The same as [`Self::cli`]; an error unless it is good. Returns what it printed.
     pub fn cli_good(&self, arguments: &[&str]) -> Result<String> {
         let finished = self.cli(arguments)?;
         ensure!(finished.code() == 0, "{arguments:?}: {finished:?}");

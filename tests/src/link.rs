@@ -13,6 +13,9 @@ use nix::libc;
 use crate::weather::{Storm, Weather};
 use crate::{Host, eventually};
 
+/// The device of a host that is not the proxy.
+pub(crate) const FAR_DEVICE: &str = "eth0";
+
 /// The usual largest packet of Ethernet, in bytes.
 const ETHERNET: u32 = 1500;
 
@@ -57,11 +60,12 @@ impl Link {
     /// Links `host` to the proxy; the proxy's device has the name of the host. The storm has to be kept.
     pub(crate) fn join(&self, proxy: &Host, host: &Host, number: Number) -> Result<Option<Storm>> {
         let device = host.name();
-        let ends = [(proxy, device, near_v4(number), near_v6(number)), (host, "eth0", far_v4(number), far_v6(number))];
+        let ends =
+            [(proxy, device, near_v4(number), near_v6(number)), (host, FAR_DEVICE, far_v4(number), far_v6(number))];
         let storm = match self.weather {
             None => {
                 let namespace = host.namespace_path();
-                proxy.ip(&format!("link add {device} type veth peer name eth0 netns {namespace}"))?;
+                proxy.ip(&format!("link add {device} type veth peer name {FAR_DEVICE} netns {namespace}"))?;
                 None
             }
             Some(weather) => {
@@ -69,7 +73,7 @@ impl Link {
                     let tun = end.enter(|| tun(device));
                     tun.with_context(|| format!("cannot make the TUN device {device} on {}", end.name()))
                 };
-                Some(weather.between([open((proxy, device))?, open((host, "eth0"))?])?)
+                Some(weather.between([open((proxy, device))?, open((host, FAR_DEVICE))?])?)
             }
         };
         for (end, device, v4, v6) in ends {

@@ -3,11 +3,11 @@
 //! Every test has the same addresses because no test sees another's hosts. Nothing is routed between the links, so
 //! what arrives at a target can only have come through the proxy.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 
-use crate::link::{far_v4, far_v6, near_v4, near_v6};
+use crate::link::{FAR_DEVICE, far_v4, far_v6, near_v4, near_v6};
 use crate::weather::Storm;
 use crate::{Damage, Host, Link};
 
@@ -70,19 +70,25 @@ impl Net {
         Ok((address, port).into())
     }
 
-    /// From now on nothing from the proxy reaches target host `index`, as if it had lost power.
+    /// From now on nothing passes between the proxy and target host `index`, as if that had lost power.
     pub fn cut_target(&self, index: u8) -> Result<()> {
-        let host = &self.targets[usize::from(index)];
-        for address in [host.v4(0).ip(), host.v6(0).ip()] {
-            self.proxy.ip(&format!("neigh replace {address} lladdr {NOBODY} dev {} nud permanent", host.name()))?;
-        }
-        Ok(())
+        self.cut(&self.targets[usize::from(index)], index + 1)
     }
 
-    /// From now on nothing from the proxy reaches the client.
+    /// From now on nothing passes between the proxy and the client.
     pub fn cut_client(&self) -> Result<()> {
-        for address in [self.client.v4(0).ip(), self.client.v6(0).ip()] {
-            self.proxy.ip(&format!("neigh replace {address} lladdr {NOBODY} dev client nud permanent"))?;
+        self.cut(&self.client, 0)
+    }
+
+    /// Both ends of a link go on sending, to a device that does not exist.
+    fn cut(&self, host: &Host, number: u8) -> Result<()> {
+        let near: [IpAddr; 2] = [near_v4(number).into(), near_v6(number).into()];
+        for (from, device, addresses) in
+            [(&self.proxy, host.name(), [host.v4(0).ip(), host.v6(0).ip()]), (host, FAR_DEVICE, near)]
+        {
+            for address in addresses {
+                from.ip(&format!("neigh replace {address} lladdr {NOBODY} dev {device} nud permanent"))?;
+            }
         }
         Ok(())
     }

@@ -22,7 +22,10 @@ fn first_and_last_bytes_travel_with_handshake_and_end() -> Result<()> {
     daemon.process().signal(Signal::SIGSTOP)?;
     let mut client = net.client.connect(daemon.v4())?;
     client.write_all(REQUEST)?;
-    eventually("the request has arrived", || Ok(ensure!(client.unacknowledged()? == 0)))?;
+    eventually("the request has arrived", || {
+        ensure!(client.unacknowledged()? == 0);
+        Ok(())
+    })?;
     daemon.process().signal(Signal::SIGCONT)?;
 
     let mut target = listener.accept()?.0;
@@ -32,7 +35,10 @@ fn first_and_last_bytes_travel_with_handshake_and_end() -> Result<()> {
     daemon.process().signal(Signal::SIGSTOP)?;
     target.write_all(ANSWER)?;
     target.shutdown(Shutdown::Write)?;
-    eventually("the end has arrived", || Ok(ensure!(target.unacknowledged()? == 0)))?;
+    eventually("the end has arrived", || {
+        ensure!(target.unacknowledged()? == 0);
+        Ok(())
+    })?;
     daemon.process().signal(Signal::SIGCONT)?;
 
     let mut answer = Vec::new();

@@ -116,3 +116,34 @@ fn a_process_that_does_not_come_up_changes_nothing() -> Result<()> {
     assert_eq!(daemon.get("/readyz")?.0, 200);
     daemon.stop_at_once().map(drop)
 }
+
+#[test]
+fn an_upgrade_takes_the_joined_sessions_along() -> Result<()> {
+    const SESSIONS: usize = 20;
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let mut clients = (0..SESSIONS).map(|_| net.client.connect(daemon.v4())).collect::<Result<Vec<_>>>()?;
+    let mut talk = |what: &str| clients.iter_mut().try_for_each(|client| client.expect_echo(what.as_bytes()));
+    for _ in 0..5 {
+        talk("before")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], SESSIONS as f64)?;
+    daemon.process().signal(Signal::SIGUSR2)?;
+    let _successor = Successor::of(&mut daemon)?;
+    let id = daemon.process().id();
+    eventually("the old process has nothing left and ends", || {
+        ensure!(has_ended(id), "not yet");
+        Ok(())
+    })?;
+    daemon.wait_metric("landbridge_datapath_adoptions_total", &[], SESSIONS as f64)?;
+    talk("after")?;
+    drop(clients);
+    daemon.wait_ended(SESSIONS as u32, "client_closed")?;
+    // New sessions are joined by the new process.
+    let mut client = net.client.connect(daemon.v4())?;
+    for _ in 0..5 {
+        client.expect_echo(b"a new session")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)
+}

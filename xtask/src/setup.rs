@@ -16,12 +16,13 @@ pub(crate) struct Ebpf {
 
 /// Makes sure that the eBPF programs can be built and, if asked, that the end-to-end tests can run.
 pub(crate) fn setup(tests: bool) -> Result<Ebpf> {
-    let mut progress = Progress::of(if tests { 5 } else { 2 });
+    let mut progress = Progress::of(if tests { 6 } else { 2 });
     let toolchain = progress.step("Rust for eBPF", toolchain::ensure)?;
     let linker = progress.step("bpf-linker", || linker::ensure(&toolchain))?;
     if tests {
         progress.step("programs for the tests", test_tools::programs)?;
         progress.step("nginx for the tests", test_tools::nginx)?;
+        progress.step("Prometheus for the tests", test_tools::prometheus)?;
         progress.step("Python clients for the tests", test_tools::python)?;
     }
     Ok(Ebpf { toolchain, linker })

@@ -64,9 +64,9 @@ fn tests(
     Ok(())
 }
 
-/// The search path with the unpacked nginx at its end, where an installed one goes first.
+/// The search path with the unpacked programs at its end, where installed ones go first.
 fn path() -> Result<OsString> {
     let current = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&current).chain([test_tools::nginx_folder()]);
+    let folders = env::split_paths(&current).chain([test_tools::nginx_folder(), test_tools::prometheus_folder()]);
     env::join_paths(folders).context("the workspace's path has a colon in it, which PATH cannot hold")
 }

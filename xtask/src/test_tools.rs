@@ -12,7 +12,7 @@ use crate::progress::say;
 use crate::{apt, workspace};
 
 /// Debian packages, and what each is for.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("curl", "HTTP/1.1 client"),
     ("wrk", "HTTP/1.1 load"),
     ("nghttp2-client", "h2load: HTTP/2 and gRPC load"),
@@ -23,6 +23,8 @@ const PACKAGES: [(&str, &str); 10] = [
     ("systemd", "systemd-socket-activate and systemd-analyze; nothing of it is started"),
     ("libpcre2-8-0", "nginx, which is unpacked and not installed"),
     ("libssl3", "nginx"),
+    ("chromium", "the browser that looks at the status page"),
+    ("fonts-dejavu-core", "letters for it"),
 ];
 
 /// Python packages, and what each is for.
@@ -51,6 +53,18 @@ pub(crate) fn nginx() -> Result<((), String)> {
     Ok(((), format!("unpacked {}", nginx.display())))
 }
 
+/// Provides Prometheus and promtool. Their package would start a server too.
+pub(crate) fn prometheus() -> Result<((), String)> {
+    let promtool = prometheus_folder().join("promtool");
+    if let Some(found) = on_path("promtool").or_else(|| promtool.exists().then_some(promtool)) {
+        return Ok(((), format!("{} is there", found.display())));
+    }
+    apt::unpack("prometheus", &workspace::tools().join("prometheus"))?;
+    let promtool = prometheus_folder().join("promtool");
+    output(Command::new(&promtool).arg("--version")).with_context(|| format!("{} does not run", promtool.display()))?;
+    Ok(((), format!("unpacked {}", promtool.display())))
+}
+
 /// Provides a Python of its own with the clients in it.
 pub(crate) fn python() -> Result<((), String)> {
     let venv = workspace::tools().join("venv");
@@ -73,6 +87,11 @@ pub(crate) fn python() -> Result<((), String)> {
 /// Where the unpacked nginx is; for the end of `PATH`.
 pub(crate) fn nginx_folder() -> PathBuf {
     workspace::tools().join("nginx/usr/sbin")
+}
+
+/// Where the unpacked Prometheus is; for the end of `PATH`.
+pub(crate) fn prometheus_folder() -> PathBuf {
+    workspace::tools().join("prometheus/usr/bin")
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

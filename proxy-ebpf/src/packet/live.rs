@@ -65,12 +65,16 @@ pub(crate) fn forward<const LINK: u32>(
     route::send(scratch, &way)
 }
 
-/// Whether no packet came for so long that the joint is over.
+/// Whether no packet came for so long that the joint is over, or it has lived too long.
 #[inline(always)]
 fn has_expired(arrival: Arrival, now: u64) -> bool {
     // SAFETY: the map keeps the value in place, aligned to 8 bytes.
     unsafe {
         let joint = arrival.joint;
+        let deadline = (&raw const (*joint).deadline).read_volatile();
+        if deadline != 0 && now > deadline {
+            return true;
+        }
         let mut last = (&raw const (*joint).live_at).read_volatile();
         let seen = (&raw const (*arrival.leg).last_seen).read_volatile();
         if seen > last {

@@ -1,11 +1,9 @@
 //! What a packet does to the phase of its joint, and what becomes of it.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use landbridge_common::packet::{
-    CLIENT_ACKED, DIRTY, Joint, KNOWN, Leg, PHASE, PacketCounter, TARGET_ACKED, event, phase,
-};
+use landbridge_common::packet::{CLIENT_ACKED, DIRTY, Joint, PHASE, PacketCounter, TARGET_ACKED, event, phase};
 
-use crate::atomics::compare_exchange;
+use crate::atomics::{compare_exchange, note};
 use crate::counters::{count, drop, tell};
 use crate::leg::Arrival;
 use crate::live;
@@ -93,7 +91,8 @@ fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
             if let Some(segment) = segment
                 && segment.occupies() != 0
             {
-                note(arrival.leg, segment.end());
+                // SAFETY: the map keeps the value in place, aligned to 8 bytes.
+                unsafe { note(&raw mut (*arrival.leg).passed, segment.end()) };
                 continue;
             }
         }
@@ -164,28 +163,6 @@ fn appeared(arrival: Arrival, now: u64, time: u64) {
     };
     if both && now == phase::WATCHED {
         tell(arrival.joint, event::SEEN);
-    }
-}
-
-/// Notes the newest sequence number that goes to the socket, as a full barrier.
-#[inline(always)]
-fn note(leg: *mut Leg, end: u32) {
-    // SAFETY: the map keeps the value in place, aligned to 8 bytes; all programs change it by this exchange alone.
-    unsafe {
-        let passed = &raw mut (*leg).passed;
-        let mut known = passed.read_volatile();
-        let mut attempt = 0;
-        while attempt < ATTEMPTS {
-            let newer = known & KNOWN == 0 || end.wrapping_sub(known as u32) as i32 > 0;
-            // Stored even if it is not new, for the barrier.
-            let next = if newer { KNOWN | u64::from(end) } else { known };
-            let found = compare_exchange(passed, known, next);
-            if found == known {
-                return;
-            }
-            known = found;
-            attempt += 1;
-        }
     }
 }
 

@@ -37,11 +37,13 @@ pub enum SessionEnd {
     Drained,
     /// The operator shut its sessions down (`landbridge shutdown sessions`).
     ShutDown,
+    /// It goes on at packet level, and another process adopts it.
+    Left,
 }
 
 impl SessionEnd {
     /// Every end, in a fixed order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::ClientReset,
@@ -59,6 +61,7 @@ impl SessionEnd {
         Self::MaxAge,
         Self::Drained,
         Self::ShutDown,
+        Self::Left,
     ];
 
     /// Whether the legs that were open are closed in order; otherwise they are reset.
@@ -80,7 +83,8 @@ impl SessionEnd {
             | Self::TargetDown
             | Self::MaxAge
             | Self::Drained
-            | Self::ShutDown => false,
+            | Self::ShutDown
+            | Self::Left => false,
         }
     }
 
@@ -104,6 +108,7 @@ impl SessionEnd {
             Self::MaxAge => "max_age",
             Self::Drained => "drained",
             Self::ShutDown => "shut_down",
+            Self::Left => "left",
         }
     }
 }

@@ -6,93 +6,18 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::health::{EjectRules, Health, Monitor, ProbeRules};
+use crate::health::{Health, Monitor};
+
+mod outage;
+mod words;
+
+pub use words::{AdminState, Change, GroupRules, Standing};
 
 /// The share that a target begins with when it comes back.
 const FIRST_PERCENT: u32 = 10;
 
 /// A ramp moves in this many steps: each is a twentieth of `slow_start`, fine enough to look smooth.
 const RAMP_STEPS: u32 = 20;
-
-/// How a group fails over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GroupRules {
-    /// With fewer healthy, active targets than this the group takes no new sessions.
-    pub min_healthy: u32,
-    /// How long the group must have enough of them before it takes sessions back.
-    pub failback_hold: Duration,
-    /// How long the share of a target that came back takes to grow to its weight.
-    pub slow_start: Duration,
-    /// At most so many percent of the targets are ejected at once.
-    pub max_ejected: u8,
-    /// How its targets are probed, if they are.
-    pub probes: Option<ProbeRules>,
-    /// How failures of traffic count.
-    pub eject: EjectRules,
-}
-
-/// What the operator says of a group or a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AdminState {
-    /// Takes sessions.
-    #[default]
-    Active,
-    /// Takes no new sessions; old ones finish.
-    Draining,
-    /// Takes no sessions, old ones are reset, and it is not probed.
-    Disabled,
-}
-
-impl AdminState {
-    /// All states.
-    pub const ALL: [Self; 3] = [Self::Active, Self::Draining, Self::Disabled];
-
-    /// The word that people and programs read and write.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Draining => "draining",
-            Self::Disabled => "disabled",
-        }
-    }
-}
-
-/// Whether a group takes new sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Yes.
-    Able,
-    /// It could, but has not been healthy for long enough: only when no other group can.
-    Held,
-    /// No.
-    Unable,
-}
-
-impl Standing {
-    /// The word that people and programs read.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Able => "able",
-            Self::Held => "held",
-            Self::Unable => "unable",
-        }
-    }
-}
-
-/// Something that changed. Targets are named by their index in the group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// A target has a new verdict.
-    Health(usize, Health),
-    /// Traffic has ejected a target, until that time.
-    Ejected(usize, Duration),
-    /// A target is no longer ejected.
-    Returned(usize),
-    /// The group takes sessions, or no longer does.
-    Group(Standing),
-    /// The device that leads to the targets works, or no longer does.
-    Link(bool),
-}
 
 /// A group and its targets.
 #[derive(Debug, Clone)]
@@ -101,6 +26,8 @@ pub struct Group {
     admin: AdminState,
     /// Whether the device that leads to the targets works.
     link: bool,
+    /// Until when the group is out because most targets have failed together.
+    outage: Option<Duration>,
     targets: Vec<Target>,
     standing: Standing,
     /// Since when there are enough healthy targets, while the group is held.
@@ -113,19 +40,31 @@ pub struct Group {
 struct Target {
     monitor: Monitor,
     admin: AdminState,
+    /// Whether it has no address: it cannot be asked, and is down.
+    absent: bool,
+    /// When it began to fail, if it does and was good before.
+    failed_at: Option<Duration>,
     /// When it came back, while its share still grows.
     ramp: Option<Duration>,
+}
+
+impl Target {
+    fn is_healthy(&self) -> bool {
+        !self.absent && self.monitor.is_healthy()
+    }
 }
 
 impl Group {
     /// A group whose targets have these monitors and are all active.
     pub fn new(rules: GroupRules, monitors: impl IntoIterator<Item = Monitor>) -> Self {
-        let target = |monitor| Target { monitor, admin: AdminState::Active, ramp: None };
+        let target =
+            |monitor| Target { monitor, admin: AdminState::Active, absent: false, failed_at: None, ramp: None };
         let targets = monitors.into_iter().map(target).collect();
         let mut group = Self {
             rules,
             admin: AdminState::Active,
             link: true,
+            outage: None,
             targets,
             standing: Standing::Unable,
             healthy_since: Duration::ZERO,
@@ -142,9 +81,11 @@ impl Group {
             if let Some(known) = from(index).and_then(|index| old.targets.get(index)) {
                 target.monitor = known.monitor.clone().with_rules(self.rules.probes, self.rules.eject);
                 target.ramp = known.ramp;
+                target.failed_at = known.failed_at;
             }
         }
         self.link = old.link;
+        self.outage = old.outage.filter(|_| self.rules.one_way);
         self.standing = old.standing;
         self.healthy_since = old.healthy_since;
         // A target that nobody knows yet has not come back from anything.
@@ -154,7 +95,12 @@ impl Group {
 
     /// Takes the result of a probe of target `index`.
     pub fn probed(&mut self, index: usize, good: bool, now: Duration) -> Vec<Change> {
-        self.change(now, |group| group.targets[index].monitor.probed(good))
+        self.change(now, |group| {
+            group.targets[index].monitor.probed(good);
+            if good && group.outage.is_some() {
+                group.end_outage();
+            }
+        })
     }
 
     /// When target `index` is to be probed next, after a probe that ended at `now`; `None`: never.
@@ -164,7 +110,7 @@ impl Group {
 
     /// Traffic failed on target `index`.
     pub fn failed(&mut self, index: usize, now: Duration) -> Vec<Change> {
-        let out = self.targets.iter().filter(|target| !target.monitor.is_healthy()).count();
+        let out = self.targets.iter().filter(|target| !target.is_healthy()).count();
         let may_eject = (out + 1) * 100 <= usize::from(self.rules.max_ejected) * self.targets.len();
         self.change(now, |group| group.targets[index].monitor.failed(now, may_eject))
     }
@@ -181,7 +127,12 @@ impl Group {
 
     /// Carries out what is due at `now`.
     pub fn tick(&mut self, now: Duration) -> Vec<Change> {
-        self.change(now, |group| group.targets.iter_mut().for_each(|target| target.monitor.tick(now)))
+        self.change(now, |group| {
+            group.targets.iter_mut().for_each(|target| target.monitor.tick(now));
+            if group.outage.is_some_and(|until| now >= until) {
+                group.end_outage();
+            }
+        })
     }
 
     /// When [`Self::tick`] has something to do.
@@ -193,7 +144,7 @@ impl Group {
             let done = (now.saturating_sub(since).as_nanos() / step.as_nanos().max(1)) as u32;
             since + step * (done + 1)
         });
-        ejections.chain(hold).chain(ramps).min()
+        ejections.chain(hold).chain(ramps).chain(self.outage).min()
     }
 
     /// What the operator says of the group.
@@ -211,6 +162,12 @@ impl Group {
             group.targets[index].admin = admin;
             group.starting = true;
         })
+    }
+
+    /// Target `index` has no address, and is down for as long as this group lasts.
+    pub fn set_absent(&mut self, index: usize, now: Duration) {
+        self.targets[index].absent = true;
+        self.judge(now);
     }
 
     /// How many targets there are.
@@ -249,7 +206,8 @@ impl Group {
 
     /// The verdict of the probes on target `index`.
     pub fn health(&self, index: usize) -> Health {
-        self.targets[index].monitor.health()
+        let target = &self.targets[index];
+        if target.absent { Health::Down } else { target.monitor.health() }
     }
 
     /// Whether traffic has ejected target `index`.
@@ -257,9 +215,9 @@ impl Group {
         self.targets[index].monitor.is_ejected()
     }
 
-    /// Whether target `index` is healthy: neither down, nor ejected, nor still unknown to its probes, and its device works.
+    /// Whether target `index` is healthy: neither down, nor ejected, nor still unknown to its probes, and the way to it works.
     pub fn is_healthy(&self, index: usize) -> bool {
-        self.link && self.targets[index].monitor.is_healthy()
+        self.link && self.outage.is_none() && self.targets[index].is_healthy()
     }
 
     /// How much of its weight target `index` takes at `now`, from 1 to 100; 0: no new sessions.
@@ -277,7 +235,9 @@ impl Group {
     /// Whether every target has a verdict, or none is asked for.
     pub fn is_decided(&self) -> bool {
         let decided = |(index, target): (usize, &Target)| {
-            target.monitor.health() != Health::Unknown || self.target_admin(index) == AdminState::Disabled
+            target.absent
+                || target.monitor.health() != Health::Unknown
+                || self.target_admin(index) == AdminState::Disabled
         };
         self.rules.probes.is_none() || self.targets.iter().enumerate().all(decided)
     }
@@ -285,8 +245,9 @@ impl Group {
     /// Does something and says what changed by it.
     fn change(&mut self, now: Duration, act: impl FnOnce(&mut Self)) -> Vec<Change> {
         let before: Vec<_> = self.targets.iter().map(|target| target.monitor.clone()).collect();
-        let (standing, link) = (self.standing, self.link);
+        let (standing, link, outage) = (self.standing, self.link, self.outage.is_some());
         act(self);
+        let mut failed = false;
         let mut changes = Vec::new();
         if self.link != link {
             changes.push(Change::Link(self.link));
@@ -301,12 +262,24 @@ impl Group {
                 (true, false) => changes.push(Change::Returned(index)),
                 _ => {}
             }
+            if !monitor.is_failing() {
+                target.failed_at = None;
+            } else if old.is_healthy() && !old.is_failing() {
+                target.failed_at = Some(now);
+                failed = true;
+            }
             let came_back = monitor.is_healthy() && !old.is_healthy() && old.health() != Health::Unknown;
             if !monitor.is_healthy() {
                 target.ramp = None;
             } else if (came_back || old.is_ejected() && !monitor.is_ejected()) && !self.rules.slow_start.is_zero() {
                 target.ramp = Some(now);
             }
+        }
+        if failed && self.outage.is_none() && self.suspects_outage(now) {
+            self.outage = Some(now + self.rules.eject.hold);
+        }
+        if self.outage.is_some() != outage {
+            changes.push(Change::Outage(self.outage.is_some()));
         }
         self.judge(now);
         if self.standing != standing {

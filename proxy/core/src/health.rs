@@ -133,6 +133,17 @@ impl Monitor {
         verdict && self.ejection.is_none()
     }
 
+    /// Whether it is down, or traffic fails on it as often as ejects a target.
+    pub fn is_failing(&self) -> bool {
+        let suspect = self.eject.after > 0 && self.evidence >= self.eject.after;
+        self.health == Health::Down || self.ejection.is_some() || suspect
+    }
+
+    /// What traffic says against it is forgiven, but for one more failure.
+    pub fn pardon(&mut self) {
+        self.evidence = self.evidence.min(self.eject.after.saturating_sub(1));
+    }
+
     /// Takes the result of a probe. The first one is a verdict by itself; later ones need `rise` or `fall` in a row.
     pub fn probed(&mut self, good: bool) {
         let Some(rules) = self.probes else { return };

@@ -208,11 +208,13 @@ pub enum NotJoined {
     Full,
     /// A socket or a map of the kernel did not do what was asked.
     Kernel,
+    /// The process leaves its joined sessions to another one, and joins no more.
+    Retired,
 }
 
 impl NotJoined {
     /// Every reason, in a fixed order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LocalPeer,
         Self::Options,
         Self::Clock,
@@ -220,6 +222,7 @@ impl NotJoined {
         Self::TargetSegments,
         Self::Full,
         Self::Kernel,
+        Self::Retired,
     ];
 
     /// The value of the metric label `reason`.
@@ -232,6 +235,7 @@ impl NotJoined {
             Self::TargetSegments => "target_mss",
             Self::Full => "joints_full",
             Self::Kernel => "join_refused",
+            Self::Retired => "retired",
         }
     }
 }

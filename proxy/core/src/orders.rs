@@ -1,11 +1,10 @@
 //! What the operator has ordered at run time, apart from the configuration: weights, some for a time only, and states.
 //!
-//! Orders name groups and addresses, so that they outlast a reload. Time is passed in as the time since some fixed moment.
+//! Orders name groups and targets as the file does, so that they outlast a reload. Time is passed in as the time since some fixed moment.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
 use core::time::Duration;
 
 use crate::failover::AdminState;
@@ -15,8 +14,8 @@ use crate::failover::AdminState;
 pub struct Subject {
     /// The group's name.
     pub group: String,
-    /// The target's address; `None`: the group itself.
-    pub target: Option<SocketAddr>,
+    /// The target's address as the file has it, with its DNS name if it has one; `None`: the group itself.
+    pub target: Option<String>,
 }
 
 /// A weight in place of the configuration's.
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     fn subject(group: &str, target: Option<&str>) -> Subject {
-        Subject { group: group.to_owned(), target: target.map(|address| address.parse().unwrap()) }
+        Subject { group: group.to_owned(), target: target.map(ToOwned::to_owned) }
     }
 
     fn secs(seconds: u64) -> Duration {

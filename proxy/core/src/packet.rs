@@ -115,8 +115,11 @@ fn dropped(joint: &mut Joint, reason: PacketCounter) -> Outcome {
     Outcome::of(Verdict::Drop(reason))
 }
 
-/// Whether a joint that is live or later has not seen a packet for too long.
+/// Whether a joint that is live or later has not seen a packet for too long, or has lived too long.
 pub fn has_expired(joint: &Joint, now: u64) -> bool {
+    if joint.deadline != 0 && now > joint.deadline {
+        return true;
+    }
     let last = joint.legs.iter().map(|leg| leg.last_seen).fold(joint.live_at, u64::max);
     let limit = if joint.state & PHASE == phase::LIVE { joint.idle_limit } else { LINGER };
     now.saturating_sub(last) > limit

@@ -88,6 +88,12 @@ impl Pool {
         self.change(index, now, |group| group.set_link(works, now))
     }
 
+    /// `id` has no address, and is down for as long as this pool lasts.
+    pub fn set_absent(&mut self, id: TargetId) {
+        self.groups[id.group].set_absent(id.target, Duration::ZERO);
+        self.tell(id.group, Duration::ZERO);
+    }
+
     /// Traffic was answered by `id`.
     pub fn served(&mut self, id: TargetId) {
         self.groups[id.group].served(id.target);

@@ -74,7 +74,8 @@ impl Load {
         debug_assert!(before > 0, "a session was released twice");
     }
 
-    fn take(&self) {
+    /// Counts a session; [`Selector::select`] does it for those that it chooses.
+    pub fn take(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -61,10 +61,15 @@ impl Vigil {
         Self { rules, moved: 0, moved_at: now, probes: [0; 2], heard: [now; 2] }
     }
 
+    /// A session that was joined before this process began, of which this is known already.
+    pub fn resumed(rules: VigilRules, signs: [Sign; 2], now: Duration) -> Self {
+        let last = signs.map(|sign| sign.last_seen);
+        Self { moved: moved(signs), moved_at: last[0].max(last[1]).min(now), ..Self::new(rules, now) }
+    }
+
     /// Judges by what is known of the client and the target at `now`; to be asked about once a second.
     pub fn look(&mut self, signs: [Sign; 2], now: Duration) -> Verdict {
-        // The end of a direction is as good as a byte.
-        let moved = signs.iter().map(|sign| sign.bytes + u64::from(sign.has_ended)).sum();
+        let moved = moved(signs);
         if moved != self.moved {
             self.moved = moved;
             self.moved_at = now;
@@ -99,6 +104,11 @@ impl Vigil {
         }
         if probe == [false; 2] { Verdict::Keep } else { Verdict::Probe(probe) }
     }
+}
+
+/// Grows with whatever ends an idleness: the end of a direction is as good as a byte.
+fn moved(signs: [Sign; 2]) -> u64 {
+    signs.iter().map(|sign| sign.bytes + u64::from(sign.has_ended)).sum()
 }
 
 #[cfg(test)]

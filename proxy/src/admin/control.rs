@@ -185,6 +185,7 @@ impl Control {
             (&Method::POST, "/plan") => {
                 let text = String::from_utf8_lossy(&whole(body).await?).into_owned();
                 let config = Config::parse(&text).map_err(|problems| Refused::bad(problems.to_string()))?;
+                let config = config.resolved(|host| self.running.names.address(host));
                 let plan = Plan::between(&self.running.load().config, &config);
                 Ok(json(&Changes { changes: plan.changes.iter().map(ToString::to_string).collect() }))
             }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use landbridge_common::packet::PacketCounter;
 use landbridge_core::datapath::Demotion;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::failover::Standing;
 use landbridge_core::join::NotJoined;
 use landbridge_core::select::TargetId;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
@@ -14,10 +15,11 @@ use super::Kernel;
 use super::status::shares;
 use crate::fastpath::Fallback;
 use crate::fastpath::packet::PacketPath;
+use crate::histogram::{self, Histogram};
 use crate::net::dial::FailureReason;
 use crate::probe::ProbeFailure;
 use crate::shared::{Running, Shared};
-use crate::stats::{Carrier, Direction, Ends};
+use crate::stats::{Carrier, Direction, Ends, RouteCell};
 
 /// The Prometheus registry of this process.
 pub(super) struct Metrics {
@@ -47,7 +49,9 @@ impl Metrics {
             gauge!("landbridge_config_last_reload_success").set(if good { 1.0 } else { 0.0 });
             gauge!("landbridge_config_last_reload_timestamp_seconds").set(loaded_at as f64);
         });
-        held.1.handle().render()
+        let mut text = held.1.handle().render();
+        write_times(&shared, &mut text);
+        text
     }
 }
 
@@ -86,6 +90,10 @@ fn describe() {
     describe_gauge!("landbridge_fastpath_available", "1 if the kernel fast path works, else 0 and the reason.");
     describe_counter!("landbridge_datapath_joins_total", "Sessions that were joined at packet level.");
     describe_counter!(
+        "landbridge_datapath_adoptions_total",
+        "Joined sessions that were taken over from a former process."
+    );
+    describe_counter!(
         "landbridge_datapath_fallbacks_total",
         "Sessions or directions that a datapath refused, and that went on in another one, by reason."
     );
@@ -105,6 +113,13 @@ fn describe() {
     describe_gauge!(
         "landbridge_target_up",
         "1 if the target is healthy: neither down, nor ejected, nor unknown to its probes."
+    );
+    describe_gauge!("landbridge_listener_sessions", "Sessions that the listener has now.");
+    describe_gauge!("landbridge_listener_max_connections", "Sessions that the listener may have at once.");
+    describe_gauge!("landbridge_group_able", "1 if the group can take new sessions by its health and its states.");
+    describe_counter!(
+        "landbridge_dns_failures_total",
+        "Look-ups of the target's DNS name without an answer; the last good one is kept."
     );
     describe_gauge!("landbridge_group_share", "Fraction of the listener's new sessions that the group gets now.");
     describe_gauge!("landbridge_probe_seconds", "How long the last probe of the target took.");
@@ -148,6 +163,8 @@ fn publish(shared: &Shared) {
             counter!("landbridge_datapath_promotions_total", &labels).absolute(promotions);
             let joins = cells.iter().map(|cell| cell.joins.get()).sum();
             counter!("landbridge_datapath_joins_total", &labels).absolute(joins);
+            let adoptions = cells.iter().map(|cell| cell.adoptions.get()).sum();
+            counter!("landbridge_datapath_adoptions_total", &labels).absolute(adoptions);
             let of_directions = Fallback::ALL.map(|why| {
                 (Carrier::Sockmap, why.code(), cells.iter().map(|cell| cell.fallbacks(why).get()).sum::<u64>())
             });
@@ -171,6 +188,7 @@ fn publish(shared: &Shared) {
     }
     counter!("landbridge_integrity_resets_total").absolute(integrity_resets);
     publish_shares(shared);
+    publish_places(shared);
     for (group_index, group) in shared.config.groups.iter().enumerate() {
         for (target_index, target) in group.targets.iter().enumerate() {
             let labels = [("group", group.name.clone()), ("target", target.name.clone())];
@@ -180,6 +198,9 @@ fn publish(shared: &Shared) {
             gauge!("landbridge_target_up", &labels).set(up);
             let weight = shared.pool().selector().weight(id);
             gauge!("landbridge_target_weight", &labels).set(weight);
+            if let Some(host) = &target.host {
+                counter!("landbridge_dns_failures_total", &labels).absolute(shared.names.failures(host));
+            }
             if group.health.is_some() {
                 let probes = &shared.state(id).probes;
                 gauge!("landbridge_probe_seconds", &labels).set(probes.last().as_secs_f64());
@@ -187,6 +208,32 @@ fn publish(shared: &Shared) {
                     let labels = with(&labels, [("reason", failure.label())]);
                     counter!("landbridge_probe_failures_total", &labels).absolute(probes.failures(failure).get());
                 }
+            }
+        }
+    }
+}
+
+/// The histograms. The exporter would keep them itself, and could not take what workers have counted.
+fn write_times(shared: &Shared, text: &mut String) {
+    type Times = fn(&RouteCell) -> &Histogram;
+    let families: [(&str, &str, Times); 2] = [
+        ("landbridge_target_connect_seconds", "How long connects to the target took that worked.", |cell| {
+            &cell.connect_times
+        }),
+        (
+            "landbridge_target_first_byte_seconds",
+            "From the first byte sent to the target, or the connect if it speaks first, to its first byte.",
+            |cell| &cell.first_byte_times,
+        ),
+    ];
+    for (name, help, times) in families {
+        histogram::describe(text, name, help);
+        for (index, listener) in shared.config.listeners.iter().enumerate() {
+            for (id, cells) in shared.stats.routes(index) {
+                let (group, target) = shared.target(id);
+                let (listener, group, target) = (&listener.name, &group.name, &target.name);
+                let labels = format!("listener=\"{listener}\",group=\"{group}\",target=\"{target}\"");
+                histogram::write(text, name, &labels, cells.iter().map(|cell| times(cell)));
             }
         }
     }
@@ -200,6 +247,19 @@ fn publish_packets(path: &PacketPath) {
         }
     }
     gauge!("landbridge_packet_joints").set(path.sessions());
+}
+
+/// How full the listeners are, and which groups take sessions.
+fn publish_places(shared: &Shared) {
+    for (index, listener) in shared.config.listeners.iter().enumerate() {
+        let labels = [("listener", listener.name.clone())];
+        gauge!("landbridge_listener_sessions", &labels).set(shared.taken(index));
+        gauge!("landbridge_listener_max_connections", &labels).set(listener.max_connections);
+    }
+    for (index, group) in shared.config.groups.iter().enumerate() {
+        let able = shared.pool().group(index).standing() == Standing::Able;
+        gauge!("landbridge_group_able", "group" => group.name.clone()).set(u8::from(able));
+    }
 }
 
 /// Which fraction of a listener's new sessions each of its groups gets.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use landbridge_core::select::TargetId;
 
 use super::api::{GroupStatus, ListenerStatus, SessionStatus, Share, Status, TargetStatus, WeightStatus};
+use crate::config::Target;
 use crate::shared::{Running, Shared};
 use crate::worker::Phase;
 
@@ -96,19 +97,26 @@ fn target(shared: &Shared, id: TargetId) -> TargetStatus {
     drop(pool);
     TargetStatus {
         name: target.name.clone(),
-        address: target.address.to_string(),
-        weight: weighed(shared, &group.name, Some(target.address), weight),
+        address: if target.is_resolved() { target.address.to_string() } else { "unknown".to_owned() },
+        weight: weighed(shared, &group.name, Some(target.label()), weight),
         percent,
         state: admin.label().to_owned(),
         health: health.label().to_owned(),
         ejected,
         sessions: shared.sessions(id),
-        last_failure: state.last_failure(),
+        last_failure: unresolved(shared, target).or_else(|| state.last_failure()),
         ends_in_ms: state.ends_in().map(millis),
     }
 }
 
-fn weighed(shared: &Shared, group: &str, target: Option<std::net::SocketAddr>, weight: u16) -> WeightStatus {
+/// Why a target has no address, if it has none.
+fn unresolved(shared: &Shared, target: &Target) -> Option<String> {
+    let host = target.host.as_ref().filter(|_| !target.is_resolved())?;
+    let why = shared.names.problem(host);
+    Some(format!("{host} has no address: {}", why.as_deref().unwrap_or("it is being looked up")))
+}
+
+fn weighed(shared: &Shared, group: &str, target: Option<String>, weight: u16) -> WeightStatus {
     let (origin, left) = match shared.ordered_weight(group, target) {
         Some(left) => ("operator", left),
         None => ("config", None),

@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod detach;
 mod doctor;
 mod manual;
 mod operate;
@@ -74,6 +75,8 @@ enum Verb {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Ends the joined sessions that a daemon has left which runs no more, and removes everything that is pinned for them
+    Detach,
     /// Says what the kernel offers and whether the fast path works here
     Doctor {
         /// Prints JSON
@@ -188,6 +191,7 @@ pub fn execute(arguments: Arguments) -> Exit {
         Verb::Completions { shell } => manual::completions(shell),
         Verb::Man { folder } => manual::man(folder.as_deref()),
         // Nobody reads stdout any more: there is nobody to tell either.
+        Verb::Detach => detach::detach().unwrap_or(Exit::Failed),
         Verb::Doctor { json } => doctor::doctor(json).unwrap_or(Exit::Failed),
     }
 }

@@ -9,7 +9,7 @@ use super::suggest::quoted;
 #[derive(Debug)]
 pub(super) enum TargetFault {
     /// It is a host name with a port.
-    DnsName,
+    DnsName(String, u16),
     /// It is wrong.
     Wrong(Fault),
 }
@@ -28,7 +28,7 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Fault> {
     match socket(text) {
         Ok(address) => usable(address.ip(), text, true).map(|()| address),
         Err(TargetFault::Wrong(fault)) => Err(fault),
-        Err(TargetFault::DnsName) => Err(Fault::new(
+        Err(TargetFault::DnsName(..)) => Err(Fault::new(
             format!("{} is a host name", quoted(text)),
             format!("bind to an IP address, such as {BIND}"),
         )),
@@ -39,6 +39,17 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Fault> {
 pub(super) fn target(text: &str) -> Result<SocketAddr, TargetFault> {
     let address = socket(text)?;
     usable(address.ip(), text, false).map(|()| address).map_err(TargetFault::Wrong)
+}
+
+/// The address of a DNS server.
+pub(super) fn server(text: &str) -> Result<SocketAddr, Fault> {
+    target(text).map_err(|fault| match fault {
+        TargetFault::Wrong(fault) => fault,
+        TargetFault::DnsName(..) => Fault::new(
+            format!("{} is itself a name", quoted(text)),
+            "give the IP address and port of a DNS server, such as \"10.0.0.2:53\"",
+        ),
+    })
 }
 
 /// A local address to connect from.
@@ -89,7 +100,9 @@ fn socket(text: &str) -> Result<SocketAddr, TargetFault> {
     match (host_is_good, port_is_good) {
         (true, false) if port.is_empty() => wrong("has no port", EXAMPLE.to_owned()),
         (true, false) => wrong("has no valid port", "use a port from 1 to 65535".to_owned()),
-        (true, true) if is_host_name(host) => Err(TargetFault::DnsName),
+        (true, true) if is_host_name(host) => {
+            Err(TargetFault::DnsName(host.to_owned(), port.parse().unwrap_or_default()))
+        }
         _ => wrong("is not an address", EXAMPLE.to_owned()),
     }
 }
@@ -194,7 +207,7 @@ mod tests {
             assert!(matches!(target(text), Err(TargetFault::Wrong(_))), "{text}");
         }
         for text in ["gpu-1:8000", "gpu-1.netbird.cloud:8000", "a_b.example.:1"] {
-            assert!(matches!(target(text), Err(TargetFault::DnsName)), "{text}");
+            assert!(matches!(target(text), Err(TargetFault::DnsName(..))), "{text}");
         }
         for text in ["0.0.0.0", "::", "10.0.0.1:0", "[::1]", "wt0", "239.1.1.1"] {
             assert!(source(text).is_err(), "{text}");

@@ -99,6 +99,10 @@ fn values(config: &Config) -> BTreeMap<String, String> {
     values.set("admin", "listen", config.admin.listen.map_or_else(|| "off".to_owned(), |address| address.to_string()));
     let socket = config.admin.socket.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string());
     values.set("admin", "socket", socket);
+    let servers: Vec<_> = config.dns.servers.iter().map(ToString::to_string).collect();
+    values.set("dns", "servers", servers.join(", "));
+    values.set("dns", "min_ttl", written(config.dns.min_ttl));
+    values.set("dns", "max_ttl", written(config.dns.max_ttl));
     let limits = &config.datapath.limits;
     values.set(
         "datapath",
@@ -171,7 +175,7 @@ impl Values {
         self.tcp(&of, &group.tcp);
         self.health(&of, group);
         for target in &group.targets {
-            let of = format!("target {}/{}", group.name, target.address);
+            let of = format!("target {}/{}", group.name, target.label());
             self.set(&of, "name", &target.name);
             self.set(&of, "weight", target.weight);
             self.set(&of, "max_connections", target.max_connections.unwrap_or_default());

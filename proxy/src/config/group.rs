@@ -8,13 +8,12 @@ use landbridge_core::select::Balance;
 
 use super::address::{self, TargetFault};
 use super::limits::{Limits, MILLISECOND};
-use super::not_yet::NotYet;
 use super::notes::{Noted, Place};
 use super::raw::{Table, Value};
 use super::references::Groups;
 use super::suggest::quoted;
 use super::unique::Unique;
-use super::{Dial, Eject, Group, OnDown, ProxyVersion, Target, health, names, not_yet, tcp};
+use super::{Dial, Eject, Group, OnDown, ProxyVersion, Target, health, names, tcp};
 
 const GROUP_WEIGHT: u16 = 100;
 const TARGET_WEIGHT: u16 = 1;
@@ -147,9 +146,15 @@ impl Default for Seen {
 
 fn target(table: Table<'_>, seen: &mut Seen) -> Result<Target, Noted> {
     let address = table.required("address", "address = \"10.0.0.1:8000\"", |v| {
-        let address = target_address(&v)?;
-        seen.addresses.push(address);
-        seen.unique_addresses.add(address.to_string(), v.place()).map(|()| address)
+        let (host, address) = target_address(&v)?;
+        let written = match &host {
+            Some(host) => format!("{host}:{}", address.port()),
+            None => {
+                seen.addresses.push(address);
+                address.to_string()
+            }
+        };
+        seen.unique_addresses.add(written.clone(), v.place()).map(|()| (host, address, written))
     });
     let name = table.optional("name", |v| {
         let name = v.parse("gpu-1", names::own)?;
@@ -160,29 +165,26 @@ fn target(table: Table<'_>, seen: &mut Seen) -> Result<Target, Noted> {
     let place = table.place().clone();
     table.finish();
 
-    let address = address?;
+    let (host, address, written) = address?;
     let name = match name? {
         Some(name) => name,
         None => {
-            let name = address.to_string();
-            seen.names.add(quoted(&name), &place)?;
-            name
+            seen.names.add(quoted(&written), &place)?;
+            written
         }
     };
     let max_connections = Some(max_connections?).filter(|&limit| limit > 0);
-    Ok(Target { name, address, weight: weight?, max_connections })
+    Ok(Target { name, host, address, weight: weight?, max_connections })
 }
 
-fn target_address(value: &Value<'_>) -> Result<SocketAddr, Noted> {
+/// An address, or a name with an address that is not known yet.
+fn target_address(value: &Value<'_>) -> Result<(Option<String>, SocketAddr), Noted> {
     let text = value.text("10.0.0.1:8000")?;
-    address::target(text).map_err(|fault| match fault {
-        TargetFault::Wrong(fault) => value.place().wrong(fault.what, fault.remedy),
-        TargetFault::DnsName => {
-            let entry = not_yet::find_value(&value.place().option(), not_yet::DNS_NAMES);
-            let what = entry.map_or_else(|| "is a DNS name".to_owned(), NotYet::what);
-            value.place().wrong(what, entry.map_or("give an IP address", |entry| entry.instead))
-        }
-    })
+    match address::target(text) {
+        Ok(address) => Ok((None, address)),
+        Err(TargetFault::DnsName(host, port)) => Ok((Some(host), SocketAddr::from(([0; 4], port)))),
+        Err(TargetFault::Wrong(fault)) => Err(value.place().wrong(fault.what, fault.remedy)),
+    }
 }
 
 /// A socket bound to an address of one family cannot connect to the other.

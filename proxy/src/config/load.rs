@@ -12,7 +12,7 @@ use super::problem::{Problem, Problems};
 use super::raw::{Document, Table};
 use super::references::Groups;
 use super::unique::Unique;
-use super::{Config, datapath, group, listener, process};
+use super::{Config, datapath, dns, group, listener, process};
 
 /// Thousands of targets fit into this; a larger file is not a configuration.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -88,6 +88,7 @@ pub(super) fn read(top: Table<'_>) -> Result<Config, Noted> {
     let mut binds = Binds::default();
     let runtime = process::runtime(top.table("runtime"));
     let admin = process::admin(top.table("admin"), &mut binds);
+    let dns = dns::read(top.table("dns"));
     let datapath = datapath::read(top.table("datapath"));
 
     let mut all_groups = Groups::default();
@@ -123,6 +124,7 @@ pub(super) fn read(top: Table<'_>) -> Result<Config, Noted> {
     Ok(Config {
         runtime: runtime?,
         admin: admin?,
+        dns: dns?,
         datapath: datapath?,
         listeners: listeners.into_iter().collect::<Result<_, _>>()?,
         groups: groups.into_iter().collect::<Result<_, _>>()?,

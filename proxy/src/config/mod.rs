@@ -7,6 +7,7 @@ mod address;
 mod binds;
 mod datapath;
 pub mod diff;
+mod dns;
 #[cfg(test)]
 mod documented;
 mod fault;
@@ -16,7 +17,6 @@ mod limits;
 mod listener;
 mod load;
 mod names;
-mod not_yet;
 mod notes;
 mod problem;
 mod process;
@@ -28,6 +28,7 @@ mod unique;
 pub mod units;
 mod values;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -50,6 +51,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// `[admin]`
     pub admin: Admin,
+    /// `[dns]`
+    pub dns: Dns,
     /// `[datapath]`
     pub datapath: DatapathRules,
     /// `[[listener]]`, at least one.
@@ -61,10 +64,32 @@ pub struct Config {
 impl Config {
     /// Which target of this configuration the target `id` of `other` is: the same address in the group of the same name.
     pub fn same_target(&self, other: &Self, id: TargetId) -> Option<TargetId> {
-        let (name, address) = (&other.groups[id.group].name, other.groups[id.group].targets[id.target].address);
+        let (name, wanted) = (&other.groups[id.group].name, &other.groups[id.group].targets[id.target]);
         let group = self.groups.iter().position(|group| group.name == *name)?;
-        let target = self.groups[group].targets.iter().position(|target| target.address == address)?;
+        let same =
+            |target: &Target| target.address == wanted.address && (target.is_resolved() || target.host == wanted.host);
+        let target = self.groups[group].targets.iter().position(same)?;
         Some(TargetId { group, target })
+    }
+
+    /// The DNS names of targets.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.host.clone()).collect()
+    }
+
+    /// This configuration with the addresses that `answer` knows for names. Targets whose address another target of the group
+    /// has already are left out.
+    pub fn resolved(mut self, answer: impl Fn(&str) -> Option<IpAddr>) -> Self {
+        for group in &mut self.groups {
+            let mut seen = BTreeSet::new();
+            group.targets.retain_mut(|target| {
+                if let Some(ip) = target.host.as_deref().and_then(&answer) {
+                    target.address.set_ip(ip);
+                }
+                !target.is_resolved() || seen.insert(target.address)
+            });
+        }
+        self
     }
 
     /// Every target, group by group.
@@ -90,6 +115,17 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
     /// The control socket of the command line; `None`: there is none.
     pub socket: Option<PathBuf>,
+}
+
+/// How the names of targets are resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Whom to ask; empty: the system's resolvers (/etc/resolv.conf).
+    pub servers: Vec<SocketAddr>,
+    /// An answer is good for at least this long, whatever its TTL.
+    pub min_ttl: Duration,
+    /// And for at most this long.
+    pub max_ttl: Duration,
 }
 
 /// When `datapath = "auto"` uses what, and what the kernel may hold.
@@ -309,10 +345,27 @@ pub struct TcpOptions {
 pub struct Target {
     /// For people; by default the address.
     pub name: String,
-    /// The target's identity.
+    /// The DNS name that the address comes from; `None`: the file says the address.
+    pub host: Option<String>,
+    /// The target's identity. Of a target with a name it is unspecified until that is resolved: see [`Config::resolved`].
     pub address: SocketAddr,
     /// Share inside the group; 0: no new sessions.
     pub weight: u16,
     /// Sessions at once; `None`: no limit.
     pub max_connections: Option<u32>,
+}
+
+impl Target {
+    /// Whether its address is known.
+    pub fn is_resolved(&self) -> bool {
+        !self.address.ip().is_unspecified()
+    }
+
+    /// The address as the file has it: with the name, if it has one.
+    pub fn label(&self) -> String {
+        match &self.host {
+            Some(host) => format!("{host}:{}", self.address.port()),
+            None => self.address.to_string(),
+        }
+    }
 }

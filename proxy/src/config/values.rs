@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::limits::Limits;
-use super::not_yet;
 use super::notes::Noted;
 use super::raw::{Kind, Value};
 use super::suggest::{one_of, quoted};
@@ -79,10 +78,7 @@ impl<'d> Value<'d> {
         if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text) {
             return Ok(*choice);
         }
-        Err(match not_yet::find_value(&self.place().option(), text) {
-            Some(entry) => self.place().wrong(entry.what(), entry.instead),
-            None => self.place().wrong(format!("{} is not a choice", quoted(text)), one_of(text, words())),
-        })
+        Err(self.place().wrong(format!("{} is not a choice", quoted(text)), one_of(text, words())))
     }
 
     /// A string that follows rules; `example` is one that does.

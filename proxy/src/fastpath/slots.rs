@@ -1,6 +1,6 @@
 //! Which slots of the flow array are free, and whom their alarms wake. Pure: the time is an argument.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,19 @@ pub(super) struct Taken {
 impl Slots {
     pub(super) fn new(capacity: u32) -> Self {
         Self { capacity, resting: VecDeque::new(), wakers: Vec::new(), taken: 0 }
+    }
+
+    /// The same, when these are in use already; those between them have rested.
+    pub(super) fn with_taken(capacity: u32, taken: &BTreeSet<Slot>, now: Instant) -> Self {
+        let used = taken.last().map_or(0, |last| last + 1);
+        let rested = now.checked_sub(REST).unwrap_or(now);
+        let free = (0..used).filter(|slot| !taken.contains(slot)).map(|slot| (rested, slot));
+        Self {
+            capacity,
+            resting: free.collect(),
+            wakers: (0..used).map(|_| Arc::default()).collect(),
+            taken: taken.len() as u32,
+        }
     }
 
     /// How many are in use.
@@ -87,6 +100,16 @@ mod tests {
         assert!(slots.take(start + REST / 2).is_none());
         assert_eq!(slots.take(start + REST).unwrap().slot, 0);
         assert_eq!(slots.taken(), 2);
+    }
+
+    #[test]
+    fn slots_that_were_in_use_before_are_not_given_out() {
+        let now = Instant::now() + REST;
+        let mut slots = Slots::with_taken(5, &BTreeSet::from([1, 3]), now);
+        let given: Vec<Slot> = std::iter::from_fn(|| slots.take(now)).map(|taken| taken.slot).collect();
+        assert_eq!((given, slots.taken()), (vec![0, 2, 4], 5));
+        slots.release(3, now);
+        assert_eq!(slots.take(now + REST).map(|taken| taken.slot), Some(3));
     }
 
     #[test]

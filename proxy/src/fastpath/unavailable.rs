@@ -6,6 +6,7 @@ use std::io;
 use super::btf::BtfError;
 use super::kernel::{self, Capability};
 use super::maps::MapError;
+use super::packet::PinError;
 use super::self_test::Failure;
 use super::version;
 
@@ -36,6 +37,12 @@ pub enum Unavailable {
         /// What was rejected.
         source: LoadError,
     },
+    /// The state that outlives the process is not this daemon's.
+    #[error("the joined sessions that are pinned")]
+    Pinned {
+        /// Whose it is.
+        source: PinError,
+    },
     /// Loaded, but bytes did not come through as they should.
     #[error("the self-test of the fast path failed")]
     SelfTestFailed {
@@ -53,6 +60,8 @@ impl Unavailable {
             Self::NoCapability { .. } => "no_capability",
             Self::NoBtf => "no_btf",
             Self::LoadFailed { .. } => "load_failed",
+            Self::Pinned { source: PinError::OtherLayout(_) } => "pinned_by_other_version",
+            Self::Pinned { .. } => "pinned_by_other_daemon",
             Self::SelfTestFailed { .. } => "self_test_failed",
         }
     }
@@ -65,6 +74,8 @@ impl Unavailable {
             Self::NoCapability { .. } => "run as root, or give the service the capabilities (AmbientCapabilities=)",
             Self::NoBtf => "use a kernel with CONFIG_DEBUG_INFO_BTF",
             Self::LoadFailed { .. } => "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_BPF_STREAM_PARSER",
+            Self::Pinned { source: PinError::OtherLayout(_) } => "let its sessions end, or run `landbridge detach`",
+            Self::Pinned { .. } => "stop the other daemon",
             Self::SelfTestFailed { .. } => "use another kernel; this one does not forward correctly",
         }
     }

@@ -27,6 +27,7 @@ use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::stats::{Direction, RouteCell};
+use crate::tally::Tally;
 pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
 use join::{Join, Joint, Pair};
@@ -135,6 +136,7 @@ pub(crate) struct Relay<'a> {
     kernel: Option<&'a Kernel>,
     join: Option<Box<Join>>,
     cell: &'a RouteCell,
+    tally: &'a Tally,
 }
 
 /// What becomes of a session that was relayed.
@@ -165,14 +167,14 @@ impl<'a> Relay<'a> {
         settings: Settings,
         worker: &'a Buffers,
         (kernel, packet): (Option<&'a Kernel>, Option<&Arc<PacketPath>>),
-        cell: &'a Arc<RouteCell>,
+        (cell, tally): (&'a Arc<RouteCell>, &'a Tally),
     ) -> Self {
-        let upload = Flow::new(Direction::Upload, settings.policy, head, Arc::clone(cell));
-        let download = Flow::new(Direction::Download, settings.policy, Head::default(), Arc::clone(cell));
+        let upload = Flow::new(Direction::Upload, settings.policy, head, (Arc::clone(cell), tally));
+        let download = Flow::new(Direction::Download, settings.policy, Head::default(), (Arc::clone(cell), tally));
         let join = packet
             .zip(settings.join)
             .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, cell.haste.get().is_eager())));
-        Self { upload, download, client, target, settings, worker, kernel, join, cell }
+        Self { upload, download, client, target, settings, worker, kernel, join, cell, tally }
     }
 
     /// Runs until user space has nothing to do with the session any more. If it has ended the legs are closed as the end
@@ -186,7 +188,7 @@ impl<'a> Relay<'a> {
                 let (upload, download) = (&mut self.upload, &mut self.download);
                 let mut forth = between(&self.client, &self.target, self.worker);
                 let mut back = between(&self.target, &self.client, self.worker);
-                let (join, cell) = (&mut self.join, self.cell);
+                let (join, cell, tally) = (&mut self.join, self.cell, self.tally);
                 poll_fn(|cx| {
                     let legs = [&self.client, &self.target];
                     let joint = join.as_mut().map_or(Joint::Not, |join| join.poll(cx, legs));
@@ -196,7 +198,9 @@ impl<'a> Relay<'a> {
                     if joint != Joint::Armed {
                         let promote = join.as_ref().is_none_or(|join| !join.is_preferred());
                         (forth.promote, back.promote) = (promote, promote);
-                        if let Poll::Ready(next) = poll_both(cx, (upload, forth), (download, back)) {
+                        let polled = poll_both(cx, (upload, forth), (download, back));
+                        note_first_byte((upload, download), cell, tally);
+                        if let Poll::Ready(next) = polled {
                             return Poll::Ready(next);
                         }
                         if let Some(asked) = join.as_mut().filter(|_| upload.is_resting() && download.is_resting()) {
@@ -347,6 +351,17 @@ fn between<'a>(source: &'a Leg, sink: &'a Leg, buffers: &'a Buffers) -> Between<
 fn books(upload: &Flow<'_>, download: &Flow<'_>) -> [Books; 2] {
     let ((from_client, to_target), (from_target, to_client)) = (upload.books(), download.books());
     [Books { read: from_client, given: to_client }, Books { read: from_target, given: to_target }]
+}
+
+/// Takes note of how long the target took, once it has answered.
+fn note_first_byte((upload, download): (&Flow<'_>, &Flow<'_>), cell: &RouteCell, tally: &Tally) {
+    if let (None, Some(answered)) = (tally.first_byte.get(), download.first_read()) {
+        // A target that speaks first answers to the connection.
+        let asked = upload.first_read().filter(|asked| *asked <= answered).unwrap_or_default();
+        let took = answered - asked;
+        cell.first_byte_times.record(took);
+        tally.first_byte.set(Some(took));
+    }
 }
 
 /// Polls both directions: ready when a direction needs something, or both have ended.

@@ -121,10 +121,10 @@ impl ProbeStats {
     }
 }
 
-/// Probes `id` for as long as it is polled; returns at once if its group has no health check.
+/// Probes `id` for as long as it is polled; returns at once if its group has no health check, or it has no address.
 pub(crate) async fn run(shared: Arc<Shared>, id: TargetId) {
     let (group, target) = shared.target(id);
-    let Some(check) = &group.health else { return };
+    let Some(check) = group.health.as_ref().filter(|_| target.is_resolved()) else { return };
     let mut address = target.address;
     if let Some(port) = check.port {
         address.set_port(port);

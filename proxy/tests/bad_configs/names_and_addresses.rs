@@ -186,9 +186,28 @@ congestion = "bottleneck-bandwidth""#,
         ],
     },
     Case {
-        name: "target is a DNS name",
-        text: Line(8, r#"address = "gpu-1.netbird.cloud:8000""#),
-        problems: &[("group[0].target[0].address", 8, "a DNS name is not yet supported", "give an IP address")],
+        name: "target name twice, and a DNS server by name",
+        text: After(
+            8,
+            r#"[[group.target]]
+address = "gpu-1.netbird.cloud:8000"
+[[group.target]]
+address = "gpu-1.netbird.cloud:8000"
+[dns]
+servers = ["dns.example:53"]
+min_ttl = "10s"
+max_ttl = "5s""#,
+        ),
+        problems: &[
+            (
+                "group[0].target[2].address",
+                12,
+                "gpu-1.netbird.cloud:8000 is already given on line 10",
+                "remove one of them",
+            ),
+            ("dns.servers[0]", 14, r#""dns.example:53" is itself a name"#, "give the IP address and port"),
+            ("dns.max_ttl", 16, "is shorter than min_ttl", "use at least min_ttl"),
+        ],
     },
     Case {
         name: "target is a URL",

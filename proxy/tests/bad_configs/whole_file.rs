@@ -350,7 +350,6 @@ address = "[fd00::1]:8000"
             ),
             ("group[0].tier", 18, "70000 is out of range", "use a whole number from 0 to 65535"),
             ("group[0].balance", 19, r#""random" is not a choice"#, r#"did you mean "random-two"? The choices are"#),
-            ("group[0].target[0].address", 21, "a DNS name is not yet supported", "give an IP address"),
             ("group[0].target[0].weight", 22, "-1 is out of range", "use a whole number from 0 to 65535"),
             ("group[0].target[1].address", 23, "missing", r#"write address = "10.0.0.1:8000""#),
             (

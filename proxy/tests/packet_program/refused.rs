@@ -237,4 +237,9 @@ fn joints_that_are_too_old() {
         let expected = if is_dead { Verdict::Drop(PacketCounter::Dead) } else { Verdict::Forward(bytes.len()) };
         assert_eq!((ran.verdict, ran.joint.state), (expected, if is_dead { phase::DEAD } else { state }), "{age}");
     }
+    // However busy it is, a joint does not outlive its deadline.
+    for (deadline, state) in [(now + limit, phase::LIVE), (now - 1, phase::DEAD)] {
+        let joint = Joint { state: phase::LIVE, live_at: now, idle_limit: limit, deadline, ..live };
+        assert_eq!(rig.run(Link::Ethernet, &ends, &joint, &bytes).joint.state, state);
+    }
 }

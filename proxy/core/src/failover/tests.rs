@@ -3,6 +3,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::health::{EjectRules, ProbeRules};
 
 const RULES: GroupRules = GroupRules {
     min_healthy: 1,
@@ -16,6 +17,7 @@ const RULES: GroupRules = GroupRules {
         fall: 1,
     }),
     eject: EjectRules { after: 1, hold: Duration::from_secs(10) },
+    one_way: false,
 };
 
 fn group(rules: GroupRules, targets: u64) -> Group {
@@ -201,4 +203,101 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_target_without_an_address_is_down_and_nobody_waits_for_it() {
+    for probes in [RULES.probes, None] {
+        let mut group = group(GroupRules { probes, ..RULES }, 2);
+        group.set_absent(1, secs(0));
+        group.probed(0, true, secs(1));
+        assert!(group.is_decided());
+        assert_eq!((group.health(1), group.is_healthy(1), group.percent(1, secs(1))), (Health::Down, false, 0));
+        assert_eq!((group.percent(0, secs(1)), group.standing()), (100, Standing::Able));
+    }
+    let mut alone = group(GroupRules { probes: None, ..RULES }, 1);
+    assert_eq!(alone.standing(), Standing::Able);
+    alone.set_absent(0, secs(0));
+    assert_eq!(alone.standing(), Standing::Unable);
+}
+
+/// As [`RULES`], behind one device, with three failures to eject.
+const BEHIND_ONE_DEVICE: GroupRules =
+    GroupRules { one_way: true, eject: EjectRules { after: 3, hold: Duration::from_secs(10) }, ..RULES };
+
+fn good(rules: GroupRules, targets: usize) -> Group {
+    let mut group = group(rules, targets as u64);
+    (0..targets).for_each(|index| drop(group.probed(index, true, secs(0))));
+    group
+}
+
+fn fail(group: &mut Group, target: usize, now: Duration) -> Vec<Change> {
+    (0..3).flat_map(|_| group.failed(target, now)).collect()
+}
+
+#[test]
+fn a_group_behind_one_device_is_down_at_once_when_most_targets_fail_together() {
+    let mut group = good(BEHIND_ONE_DEVICE, 3);
+    fail(&mut group, 0, secs(10));
+    assert_eq!(group.standing(), Standing::Able);
+    let changes = fail(&mut group, 1, secs(12));
+    assert_eq!(changes, [Change::Outage(true), Change::Group(Standing::Unable)], "the third is not tried");
+    assert_eq!(percents(&group, secs(12)), [0, 0, 0]);
+    // One answers: it was not the way to all of them, or that is back.
+    let changes = group.probed(2, true, secs(13));
+    assert_eq!(changes, [Change::Outage(false), Change::Group(Standing::Held)]);
+    assert_eq!(group.deadline(secs(13)), Some(secs(20)), "the ejection of the first ends");
+    assert_eq!(group.tick(secs(23)), [Change::Returned(0), Change::Group(Standing::Able)]);
+}
+
+#[test]
+fn probes_that_fail_together_count_likewise() {
+    let mut group = good(BEHIND_ONE_DEVICE, 3);
+    group.probed(0, false, secs(10));
+    let changes = group.probed(1, false, secs(11));
+    assert_eq!(changes, [Change::Health(1, Health::Down), Change::Outage(true), Change::Group(Standing::Unable)]);
+}
+
+#[test]
+fn failures_that_are_no_majority_or_far_apart_or_on_separate_ways_are_the_targets_own() {
+    let mut minority = good(BEHIND_ONE_DEVICE, 4);
+    fail(&mut minority, 0, secs(10));
+    fail(&mut minority, 1, secs(10));
+    assert_eq!(minority.standing(), Standing::Able);
+
+    let mut apart = good(BEHIND_ONE_DEVICE, 3);
+    apart.probed(0, false, secs(10));
+    apart.probed(1, false, secs(100));
+    assert_eq!(apart.standing(), Standing::Able);
+
+    let mut separate = good(GroupRules { one_way: false, ..BEHIND_ONE_DEVICE }, 3);
+    separate.probed(0, false, secs(10));
+    separate.probed(1, false, secs(10));
+    assert_eq!(separate.standing(), Standing::Able);
+
+    let mut single = good(BEHIND_ONE_DEVICE, 1);
+    assert!(!fail(&mut single, 0, secs(10)).contains(&Change::Outage(true)));
+}
+
+#[test]
+fn targets_that_were_never_good_have_not_failed_together() {
+    let mut group = group(BEHIND_ONE_DEVICE, 3);
+    group.probed(0, false, secs(0));
+    group.probed(1, false, secs(0));
+    assert_eq!(group.probed(2, true, secs(0)), [Change::Health(2, Health::Up), Change::Group(Standing::Able)]);
+}
+
+#[test]
+fn without_probes_an_outage_ends_by_its_time_and_comes_back_with_the_next_failures() {
+    let mut group = group(GroupRules { probes: None, ..BEHIND_ONE_DEVICE }, 3);
+    fail(&mut group, 0, secs(10));
+    fail(&mut group, 1, secs(10));
+    assert_eq!((group.standing(), group.deadline(secs(10))), (Standing::Unable, Some(secs(20))));
+    group.tick(secs(20));
+    assert_eq!(group.standing(), Standing::Held);
+    group.tick(secs(30));
+    assert_eq!(group.standing(), Standing::Able);
+    group.failed(0, secs(31));
+    group.failed(1, secs(31));
+    assert_eq!(group.standing(), Standing::Unable);
 }

@@ -22,6 +22,7 @@ const RULES: GroupRules = GroupRules {
         fall: 1,
     }),
     eject: EjectRules { after: 3, hold: Duration::from_secs(10) },
+    one_way: false,
 };
 
 fn spec(tier: u16, weight: u16, targets: u8) -> GroupSpec {

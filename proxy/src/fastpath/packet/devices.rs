@@ -4,6 +4,7 @@
 //! was; what there is now is then read anew, which is simpler than to follow what the messages say.
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
 use aya::Ebpf;
+use aya::programs::links::FdLink;
 use aya::programs::tc::{self, TcAttachType};
 use aya::programs::{Program, SchedClassifier};
 use nix::errno::Errno;
@@ -23,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::{debug, info, warn};
 
 use super::PacketPath;
+use super::pins::Pins;
 use crate::fastpath::unavailable::LoadError;
 
 /// The program for devices whose packets begin with a hardware address, and the one for those whose do not.
@@ -104,6 +107,10 @@ impl PacketPath {
 
     /// Attaches to new devices. Those that are gone took their attachments with them.
     pub(super) fn attach_devices(&self) {
+        if self.is_retired() {
+            // They are the next process's.
+            return;
+        }
         let Present { devices, all, locals } = match present() {
             Ok(present) => present,
             Err(error) => {
@@ -115,20 +122,53 @@ impl PacketPath {
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         // A device that goes down keeps its program.
         attached.retain(|index| all.contains(index));
+        let pins = self.lock_pins();
+        if let Some(pins) = &*pins {
+            pins.linked().into_iter().filter(|index| !all.contains(index)).for_each(|index| pins.forget_link(index));
+        }
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, (name, program)) in devices {
             if !attached.insert(index) {
                 continue;
             }
-            // Before Linux 6.6 there has to be a queueing discipline to attach to; where there is one already this fails.
-            let _exists = tc::qdisc_add_clsact(&name);
             let Some(program) = classifier(&mut programs, program) else { continue };
-            match program.attach(&name, TcAttachType::Ingress) {
-                Ok(_link) => debug!(device = name, "the packet datapath is attached"),
+            match attach(program, index, &name, pins.as_ref()) {
+                Ok(()) => debug!(device = name, "the packet datapath is attached"),
                 Err(error) => warn!(device = name, "the packet datapath cannot be attached: {error}"),
             }
         }
     }
+}
+
+/// Attaches to a device: in the place of the program of a former process, if that is there, so that no packet comes in
+/// between.
+fn attach(
+    program: &mut SchedClassifier,
+    index: u32,
+    name: &str,
+    pins: Option<&Pins>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    if let Some(pins) = pins
+        && let Some(former) = pins.link(index)
+    {
+        match program.attach_to_link(former.try_into()?) {
+            // The pin stays; this descriptor of it need not.
+            Ok(link) => return Ok(drop(program.take_link(link)?)),
+            // Another device had this index.
+            Err(error) => {
+                debug!(device = name, "the former attachment is gone: {error}");
+                pins.forget_link(index);
+            }
+        }
+    }
+    // Before Linux 6.6 there has to be a queueing discipline to attach to; where there is one already this fails.
+    let _exists = tc::qdisc_add_clsact(name);
+    let link = program.attach(name, TcAttachType::Ingress)?;
+    if let Some(pins) = pins {
+        let link = FdLink::try_from(program.take_link(link)?)?;
+        pins.keep(index, link)?;
+    }
+    Ok(())
 }
 
 /// The names of the devices that the programs would be attached to, in order.

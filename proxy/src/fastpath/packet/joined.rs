@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use landbridge_common::packet::{BY_TARGET, PHASE, Tuple, phase};
+use landbridge_common::packet::{BY_TARGET, Origin, PHASE, Tuple, phase};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::debug;
 
-use super::joint::{JointCell, Seen, now};
+use super::joint::{JointCell, Lifetime, Seen, now};
 use super::repair;
 use super::{PacketPath, addresses};
 use crate::fastpath::tcp;
@@ -42,7 +42,7 @@ impl Ending {
     }
 }
 
-/// A joined session. Dropped before it has ended, it is reset: an RST goes to each peer.
+/// A joined session. Dropped before it has ended, it is reset, by an RST to each peer, unless the path is retired.
 pub struct Joined {
     path: Arc<PacketPath>,
     index: u32,
@@ -56,6 +56,17 @@ pub struct Joined {
 impl Joined {
     pub(super) fn new(path: Arc<PacketPath>, index: u32, keys: [Tuple; 2], shadows: [OwnedFd; 2]) -> Self {
         Self { path, index, keys, shadows: shadows.map(Some), sealed: false }
+    }
+
+    /// A session that a former process has joined. A side without a shadow is not probed, and not reset.
+    pub(super) fn adopted(path: Arc<PacketPath>, index: u32, keys: [Tuple; 2], shadows: [Option<OwnedFd>; 2]) -> Self {
+        Self { path, index, keys, shadows, sealed: true }
+    }
+
+    /// Tells whose session this is: from now on it outlives this process. Only when it is sealed.
+    pub fn sign(&self, origin: Origin, limits: Lifetime) {
+        debug_assert!(self.sealed);
+        self.joint().sign(origin, limits);
     }
 
     /// The joint's index.
@@ -149,7 +160,7 @@ impl Joined {
         Ok(())
     }
 
-    fn joint(&self) -> JointCell<'_> {
+    pub(super) fn joint(&self) -> JointCell<'_> {
         self.path.joint(self.index)
     }
 }
@@ -168,9 +179,20 @@ impl Shadow {
     }
 }
 
+impl Joined {
+    /// Leaves the session to the programs and to the process that adopts it: closes the shadows in silence.
+    fn leave(&mut self) {
+        self.release();
+        self.path.release_joint(self.index);
+    }
+}
+
 impl Drop for Joined {
     fn drop(&mut self) {
         let joint = self.joint();
+        if self.path.is_retired() && joint.origin().is_some() {
+            return self.leave();
+        }
         let has_ended = self.ending().is_told();
         // From here on nothing is sent on, so that the numbers below stay true.
         joint.kill();

@@ -60,6 +60,8 @@ pub struct Joining {
     /// The legs' clocks, read at this time.
     clocks: [u32; 2],
     clocks_read_at: Duration,
+    /// Which use of the joint this is.
+    generation: u64,
     is_over: bool,
 }
 
@@ -114,6 +116,7 @@ impl PacketPath {
             devices,
             clocks: [0; 2],
             clocks_read_at: now(),
+            generation: self.joint(taken.slot).generation(),
             taken,
             is_over: false,
         };
@@ -293,8 +296,11 @@ impl Drop for Joining {
         if self.is_over {
             return;
         }
-        // A joint that became live in the last moment ends with its session, which resets its legs.
-        self.joint().kill();
+        // A joint that became live in the last moment ends with its session, which resets its legs. If this process has
+        // left the joints to another one, it may have given this one to another session.
+        if self.joint().generation() == self.generation {
+            self.joint().kill();
+        }
         for side in SIDES {
             self.path.remove_leg(self.keys[side], self.reference(side));
         }

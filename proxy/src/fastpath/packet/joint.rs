@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use landbridge_common::packet::{Joint, KNOWN, Leg, PHASE, TIMESTAMPS, Tuple, phase};
+use landbridge_common::packet::{Joint, KNOWN, Leg, Origin, PHASE, SEALED, TIMESTAMPS, Tuple, phase};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::fastpath::mapped::{Mapped, field};
@@ -66,10 +66,15 @@ impl<'a> JointCell<'a> {
         Self { joint: joints.at(index), _joints: joints }
     }
 
+    /// Which use of the joint this is.
+    pub(super) fn generation(self) -> u64 {
+        self.state().load(Ordering::Relaxed) & GENERATION
+    }
+
     /// Takes the joint for a new session, whose packets are watched from now on. Only before the programs can find it.
     pub(super) fn begin(self, index: u32, idle_limit: Duration, flags: u32) {
         let generation = (self.state().load(Ordering::Relaxed) & GENERATION).wrapping_add(NEXT_GENERATION);
-        let idle_limit = u64::try_from(idle_limit.as_nanos()).unwrap_or(u64::MAX);
+        let idle_limit = nanoseconds(idle_limit);
         let fresh = Joint { state: generation | phase::WATCHED, idle_limit, flags, index, ..Joint::default() };
         // SAFETY: in the mapping, and nobody else looks at it: no key leads to it yet, and it has rested.
         unsafe { self.joint.write_volatile(fresh) };
@@ -109,6 +114,32 @@ impl<'a> JointCell<'a> {
         }
     }
 
+    /// Tells the next daemon whose session this is, and the programs how long they may keep it without one.
+    pub(super) fn sign(self, origin: Origin, limits: Lifetime) {
+        // SAFETY: in the mapping; this process alone has the joint, and the programs do not look at this field.
+        unsafe { (&raw mut (*self.joint.as_ptr()).origin).write_volatile(origin) };
+        field!(self.joint, idle_limit, AtomicU64).store(nanoseconds(limits.idle), Ordering::Relaxed);
+        let deadline = limits.age.map_or(0, |age| origin.began.saturating_add(nanoseconds(age)));
+        field!(self.joint, deadline, AtomicU64).store(deadline, Ordering::Relaxed);
+        field!(self.joint, flags, AtomicU32).fetch_or(SEALED, Ordering::Release);
+    }
+
+    /// Whose session this is; `None` if its sockets had not stood aside yet when the former process ended.
+    pub(super) fn origin(self) -> Option<Origin> {
+        let flags = field!(self.joint, flags, AtomicU32).load(Ordering::Acquire);
+        // SAFETY: in the mapping; it was written before the flag was set, and nobody changes it any more.
+        let origin = unsafe { (&raw const (*self.joint.as_ptr()).origin).read_volatile() };
+        (flags & SEALED != 0).then_some(origin)
+    }
+
+    /// The device that a leg's socket is bound to, and whether it is, or else the one that leads to its peer.
+    pub(super) fn device_of(self, side: usize) -> (u32, bool) {
+        // SAFETY: in the mapping; the daemon wrote these before the joint was armed, and nobody changes them any more.
+        let leg = unsafe { &raw const (*self.joint.as_ptr()).legs[1 - side] };
+        // SAFETY: as before.
+        unsafe { ((&raw const (*leg).device).read_volatile(), (&raw const (*leg).is_bound).read_volatile() != 0) }
+    }
+
     /// Whether a packet of a leg was seen since it is watched.
     pub(super) fn has_seen(self, side: usize) -> bool {
         field!(self.joint, legs[side].last_seen, AtomicU64).load(Ordering::SeqCst) != 0
@@ -142,14 +173,12 @@ impl<'a> JointCell<'a> {
 
     /// When the clocks of the legs were read.
     pub(super) fn set_armed_at(self, at: Duration) {
-        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-        field!(self.joint, armed_at, AtomicU64).store(at, Ordering::Relaxed);
+        field!(self.joint, armed_at, AtomicU64).store(nanoseconds(at), Ordering::Relaxed);
     }
 
     /// The daemon itself has made the joint live.
     pub(super) fn set_live_at(self, at: Duration) {
-        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-        field!(self.joint, live_at, AtomicU64).store(at, Ordering::Relaxed);
+        field!(self.joint, live_at, AtomicU64).store(nanoseconds(at), Ordering::Relaxed);
     }
 
     /// Whether the client was the first to end its direction, or to reset.
@@ -221,6 +250,11 @@ impl<'a> JointCell<'a> {
         (flags & TIMESTAMPS != 0).then_some(clock.wrapping_add(passed as u32))
     }
 
+    /// When the first payload of a leg's peer was sent on, in nanoseconds; 0: not yet.
+    pub(super) fn first_payload(self, side: usize) -> &'a AtomicU64 {
+        field!(self.joint, legs[side].first_payload, AtomicU64)
+    }
+
     fn sent(self, side: usize) -> u32 {
         field!(self.joint, legs[side].sent, AtomicU32).load(Ordering::Relaxed)
     }
@@ -228,6 +262,19 @@ impl<'a> JointCell<'a> {
     fn state(self) -> &'a AtomicU64 {
         field!(self.joint, state, AtomicU64)
     }
+}
+
+/// How long the programs keep a joint by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Without a packet.
+    pub idle: Duration,
+    /// Since the session began; `None`: as long as its peers talk.
+    pub age: Option<Duration>,
+}
+
+pub(super) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The clock that the programs read (`CLOCK_MONOTONIC`): the time since the machine started, sleep left out.

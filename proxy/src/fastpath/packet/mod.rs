@@ -10,12 +10,16 @@
 //! | `packet_raw` | the same | ingress of every device without: TUN, WireGuard | 6.1 |
 //! | `deaf` | socket filter | the shadows | 6.1 |
 
+mod adopt;
+mod detach;
 mod devices;
 mod events;
 mod joined;
 mod joining;
 mod joint;
+mod pins;
 mod repair;
+mod sample;
 
 use std::collections::HashSet;
 use std::io;
@@ -29,11 +33,17 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use landbridge_common::packet::{Joint, LegRef, PacketCounter, Tuple};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
 
+pub use self::adopt::Adopted;
+pub(crate) use self::adopt::origin;
+pub use self::detach::{Detached, detach};
 pub use self::joined::{Ending, Joined};
 pub use self::joining::{Books, Joining, Stand};
 use self::joint::JointCell;
-pub use self::joint::Seen;
+pub use self::joint::{Lifetime, Seen};
+pub use self::pins::{PinError, Pins};
+pub use self::sample::LegSample;
 use super::kernel::Kernel;
 use super::mapped::Mapped;
 use super::maps::{MapError, refused, take};
@@ -42,6 +52,9 @@ use super::unavailable::{LoadError, Unavailable};
 
 /// The eBPF object of the packet datapath in this binary; `None` when it was built without `cargo xtask build`.
 pub use super::PACKET_OBJECT as OBJECT;
+
+/// What outlives the process.
+const PINNED: [&str; 3] = [JOINTS, LEGS, COUNTERS];
 
 const DEAF: &str = "deaf";
 
@@ -71,17 +84,24 @@ pub struct PacketPath {
     counters: PerCpuArray<MapData, u64>,
     /// The indexes of the devices that have a program.
     attached: Mutex<HashSet<u32>>,
-    // Owns the programs and their attachments.
+    // Owns the programs, and the attachments that are not pinned.
     programs: Mutex<Ebpf>,
+    /// Where the state outlives this process; `None`: it does not.
+    pins: Mutex<Option<Pins>>,
+    /// Cancelled when this process leaves its joined sessions to another one.
+    retired: CancellationToken,
+    /// What a former process has left, until it is adopted.
+    left: Mutex<std::collections::HashMap<u32, [Option<Tuple>; 2]>>,
 }
 
 impl PacketPath {
-    /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is.
+    /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is. With `pins` the
+    /// sessions outlive this process, and [`Self::adopt`] gives those that a former one has left.
     ///
     /// # Errors
     /// The first reason why this process cannot use it.
-    pub fn start(sessions: u32) -> Result<Arc<Self>, Unavailable> {
-        let path = Self::loaded(sessions)?;
+    pub fn start(sessions: u32, pins: Option<Pins>) -> Result<Arc<Self>, Unavailable> {
+        let path = Self::loaded(sessions, pins)?;
         devices::let_routes_be_asked();
         path.attach_devices();
         Ok(Arc::new(path))
@@ -92,23 +112,33 @@ impl PacketPath {
     /// # Errors
     /// The first reason why this process cannot use the packet datapath.
     pub fn examine() -> Result<Vec<String>, Unavailable> {
-        let _loaded = Self::loaded(0)?;
+        let _loaded = Self::loaded(0, None)?;
         devices::names().map_err(|source| Unavailable::LoadFailed { source: LoadError::Devices(source) })
     }
 
-    fn loaded(sessions: u32) -> Result<Self, Unavailable> {
+    fn loaded(sessions: u32, pins: Option<Pins>) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
         let missing = Kernel::observe().missing();
         if !missing.is_empty() {
             return Err(Unavailable::NoCapability { missing });
         }
-        Self::load(object, sessions).map_err(|source| Unavailable::LoadFailed { source })
+        Self::load(object, sessions, pins).map_err(|source| Unavailable::LoadFailed { source })
     }
 
-    fn load(object: &[u8], sessions: u32) -> Result<Self, LoadError> {
-        let capacity = sessions.saturating_add(slots::RESERVE).min(landbridge_common::packet::MAX_JOINTS);
-        let mut programs =
-            EbpfLoader::new().map_max_entries(JOINTS, capacity).map_max_entries(LEGS, 2 * capacity).load(object)?;
+    fn load(object: &[u8], sessions: u32, pins: Option<Pins>) -> Result<Self, LoadError> {
+        let mut capacity = sessions.saturating_add(slots::RESERVE).min(landbridge_common::packet::MAX_JOINTS);
+        let mut loader = EbpfLoader::new();
+        if let Some(pins) = &pins {
+            // Maps keep their size for life, which is as long as there are sessions.
+            match pins.capacity(JOINTS, &PINNED).filter(|_| adopt::has_sessions(pins)) {
+                Some(former) => capacity = former,
+                None => pins.clear(),
+            }
+            for map in PINNED {
+                loader.map_pin_path(map, pins.path(map));
+            }
+        }
+        let mut programs = loader.map_max_entries(JOINTS, capacity).map_max_entries(LEGS, 2 * capacity).load(object)?;
         let joints = match programs.map(JOINTS) {
             Some(aya::maps::Map::Array(array)) => {
                 Mapped::map(array.fd(), capacity).map_err(|source| MapError::Mapping { map: JOINTS, source })?
@@ -120,17 +150,60 @@ impl PacketPath {
             return Err(LoadError::NoProgram { program: DEAF });
         };
         deaf.load().map_err(|source| LoadError::Program { program: DEAF, source })?;
+        let legs = take(&mut programs, LEGS)?;
+        let left = adopt::left(&legs, capacity);
         Ok(Self {
             joints,
-            legs: Mutex::new(take(&mut programs, LEGS)?),
-            slots: Mutex::new(Slots::new(capacity)),
+            legs: Mutex::new(legs),
+            slots: Mutex::new(Slots::with_taken(capacity, &left.keys().copied().collect(), Instant::now())),
             owners: Mutex::new(Vec::new()),
             locals: RwLock::default(),
             events: Mutex::new(Some(take(&mut programs, EVENTS)?)),
             counters: take(&mut programs, COUNTERS)?,
             attached: Mutex::default(),
             programs: Mutex::new(programs),
+            pins: Mutex::new(pins),
+            retired: CancellationToken::new(),
+            left: Mutex::new(left),
         })
+    }
+
+    /// From now on nothing is joined any more, and dropping a joined session leaves it to the next process: the programs and
+    /// the maps stay where they are pinned. False, and nothing has changed, if they are not.
+    pub fn retire(&self) -> bool {
+        if self.lock_pins().is_none() {
+            return false;
+        }
+        self.retired.cancel();
+        // Those that are armed have to be told.
+        self.lock_slots().wakers().iter().for_each(|waker| waker.wake());
+        true
+    }
+
+    /// Lets another process have what is pinned. To be called after [`Self::retire`], when no session is left here.
+    pub fn let_go(&self) {
+        // The lock goes with it.
+        self.lock_pins().take();
+    }
+
+    /// Cancelled by [`Self::retire`].
+    pub fn retired(&self) -> &CancellationToken {
+        &self.retired
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.is_cancelled()
+    }
+
+    /// Nothing here is to outlive this process, unless it was left to another one.
+    pub fn unpin(&self) {
+        if let Some(pins) = self.lock_pins().as_ref().filter(|_| !self.is_retired()) {
+            pins.remove();
+        }
+    }
+
+    fn lock_pins(&self) -> MutexGuard<'_, Option<Pins>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sessions that are watched, armed, joined or lingering now.

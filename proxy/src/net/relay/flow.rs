@@ -27,6 +27,7 @@ use crate::fastpath::{Alarm, Fallback, FastPath, Promoted, Redirected};
 use crate::net::hangup::Watch;
 use crate::net::leg::Leg;
 use crate::stats::{Carrier, Direction, Presence, RouteCell};
+use crate::tally::Tally;
 
 /// Bytes after which a direction lets the worker's other sessions have a turn.
 const TURN: u64 = 4 << 20;
@@ -52,6 +53,7 @@ pub(super) enum Step {
 pub(super) struct Flow<'a> {
     direction: Direction,
     cell: Arc<RouteCell>,
+    tally: &'a Tally,
     judge: Judge,
     life: Life,
     /// The pace at which it wanted to be promoted.
@@ -64,6 +66,8 @@ pub(super) struct Flow<'a> {
     /// Bytes that moved; it grows whenever something is seen to move.
     moved: u64,
     began: Instant,
+    /// When the first byte was read, since it began.
+    first_read: Option<Duration>,
     /// What carries it, for whoever asks how many directions each datapath has.
     presence: Presence,
 }
@@ -145,17 +149,24 @@ pub(crate) struct Head {
 }
 
 impl<'a> Flow<'a> {
-    pub(super) fn new(direction: Direction, policy: Policy, head: Head, cell: Arc<RouteCell>) -> Self {
+    pub(super) fn new(
+        direction: Direction,
+        policy: Policy,
+        head: Head,
+        (cell, tally): (Arc<RouteCell>, &'a Tally),
+    ) -> Self {
         let presence = Presence::new(Arc::clone(&cell), direction, Carrier::Copy);
         Self {
             direction,
             cell,
+            tally,
             judge: Judge::new(policy),
             life: Life::new(head.bytes.len() as u64, head.read),
             pace: Pace::Slow,
             entered: None,
             drained: !head.more,
             moved: head.bytes.len() as u64,
+            first_read: (!head.bytes.is_empty()).then_some(Duration::ZERO),
             held: Held::Bytes(head.bytes),
             began: Instant::now(),
             presence,
@@ -180,6 +191,11 @@ impl<'a> Flow<'a> {
     /// Bytes that moved so far; what the kernel moves is seen every two seconds.
     pub(super) fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// When the first byte was read, since it began.
+    pub(super) fn first_read(&self) -> Option<Duration> {
+        self.first_read
     }
 
     /// From now on an end of the stream is not passed on.
@@ -332,6 +348,7 @@ impl<'a> Flow<'a> {
         *counted = redirected;
         self.moved += new;
         self.cell.bytes(self.direction, Carrier::Sockmap).add(new);
+        self.tally.add(self.direction, Carrier::Sockmap, new);
     }
 
     /// Tells the sink that the stream has ended, if it is whole.
@@ -390,10 +407,15 @@ impl<'a> Flow<'a> {
                 moved => (moved, Carrier::Splice),
             },
         };
-        self.judge.read(read, self.drained, self.began.elapsed());
+        let now = self.began.elapsed();
+        if read > 0 && self.first_read.is_none() {
+            self.first_read = Some(now);
+        }
+        self.judge.read(read, self.drained, now);
         self.presence.change(carrier);
         self.moved += read as u64;
         self.cell.bytes(self.direction, carrier).add(read as u64);
+        self.tally.add(self.direction, carrier, read as u64);
         Ok(read)
     }
 

@@ -71,6 +71,10 @@ impl Join {
         }
     }
 
+    fn is_retired(&self) -> bool {
+        self.path.retired().is_cancelled()
+    }
+
     /// Whether other ways into the kernel should wait for this one.
     pub(super) fn is_preferred(&self) -> bool {
         self.judge.is_preferred()
@@ -78,12 +82,13 @@ impl Join {
 
     /// To be asked before user space looks at the legs. Arriving bytes, and the joint, wake the task.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, legs: [&Leg; 2]) -> Joint {
+        let is_retired = self.is_retired();
         let Some(joining) = self.joining.as_mut().filter(|_| self.armed) else { return Joint::Not };
         let stand = joining.poll(cx);
         // Both are asked, so that both can wake.
         let arrived = legs.map(|leg| leg.poll_readable(cx).is_ready());
         match stand {
-            Poll::Pending if arrived == [false; 2] => return Joint::Armed,
+            Poll::Pending if arrived == [false; 2] && !is_retired => return Joint::Armed,
             Poll::Ready(Stand::Live) => return Joint::Live,
             Poll::Pending | Poll::Ready(_) => {}
         }
@@ -97,6 +102,9 @@ impl Join {
 
     /// To be asked when user space has moved what it could, `moved` bytes since the session began, and rests.
     pub(super) fn rested(&mut self, cx: &mut Context<'_>, moved: u64, pair: Pair<'_>) -> Joint {
+        if self.is_retired() {
+            return Joint::Never(NotJoined::Retired);
+        }
         let mut step = JoinStep::Nothing;
         if moved != self.moved {
             self.moved = moved;

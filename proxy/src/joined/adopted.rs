@@ -1,0 +1,85 @@
+//! The sessions that a former process has joined: counted and watched from now on as if they had been joined here.
+
+use std::sync::Arc;
+
+use landbridge_core::select::TargetId;
+use landbridge_core::vigil::Vigil;
+use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::info;
+
+use super::{JoinedSessions, rules, sign};
+use crate::config::OnDown;
+use crate::fastpath::packet::Adopted;
+use crate::session::Account;
+use crate::shared::Shared;
+
+/// Whose a session is by the configuration of now.
+enum Owner {
+    /// This listener's, to this target.
+    Target(usize, TargetId),
+    /// Nobody's: so sessions end of what was removed.
+    Removed(OnDown),
+}
+
+impl JoinedSessions {
+    /// Takes over a session on the worker of this index; `alive` keeps the worker from ending.
+    pub(crate) fn adopt(&self, worker: usize, shared: &Arc<Shared>, session: Adopted, alive: TaskTrackerToken) {
+        if session.joined.ending().is_told() {
+            return self.linger(session.joined);
+        }
+        match owner(shared, &session) {
+            Owner::Target(listener, id) => {
+                let began = session.began;
+                let (place, lease) = shared.readmit(listener, id, session.client, began.into());
+                let account = Account::adopted(shared, (listener, worker), lease, place, began);
+                account.cell.adoptions.add(1);
+                let seen = session.joined.seen();
+                let rules = rules(&shared.config.listeners[listener], &shared.target(id).0.tcp);
+                let vigil = Vigil::resumed(rules, seen.map(sign), session.joined.now());
+                self.enter(session.joined, account, vigil, seen.map(|seen| seen.bytes), alive);
+            }
+            Owner::Removed(how) => {
+                info!(client = %session.client, target_address = %session.target, ?how, "a session of what was removed");
+                let drain = shared.config.runtime.drain_timeout;
+                match how {
+                    OnDown::Reset => drop(session.joined),
+                    OnDown::Drain => self.orphans.borrow_mut().push((Some(Instant::now() + drain), session.joined)),
+                    OnDown::Keep => self.orphans.borrow_mut().push((None, session.joined)),
+                }
+            }
+        }
+    }
+
+    /// Lets go of those that have ended, and ends those whose time is up.
+    pub(super) fn look_at_orphans(&self) {
+        let now = Instant::now();
+        let is_over = |(until, joined): &mut (Option<Instant>, _)| {
+            let joined: &mut crate::fastpath::packet::Joined = joined;
+            joined.ending() != crate::fastpath::packet::Ending::No || until.is_some_and(|until| now >= until)
+        };
+        for (_, joined) in self.orphans.borrow_mut().extract_if(.., is_over) {
+            if joined.ending().is_told() {
+                self.linger(joined);
+            }
+        }
+    }
+}
+
+fn owner(shared: &Shared, session: &Adopted) -> Owner {
+    let config = &shared.config;
+    let group = config.groups.iter().position(|group| session.is_of_group(&group.name));
+    let Some(listener) = config.listeners.iter().position(|listener| session.is_of_listener(&listener.name)) else {
+        // As at a reload: the sessions of a listener that is gone may finish.
+        return Owner::Removed(OnDown::Keep);
+    };
+    let Some(group) = group.filter(|group| config.listeners[listener].groups.contains(group)) else {
+        return Owner::Removed(OnDown::Drain);
+    };
+    let address = session.target;
+    let is_same = |of: &crate::config::Target| (of.address.ip(), of.address.port()) == (address.ip(), address.port());
+    match config.groups[group].targets.iter().position(is_same) {
+        Some(target) => Owner::Target(listener, TargetId { group, target }),
+        None => Owner::Removed(config.groups[group].on_removal),
+    }
+}

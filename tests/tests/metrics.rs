@@ -1,0 +1,145 @@
+//! Every metric is documented, well formed, and seen to change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use landbridge_tests::targets::{Checked, Echo};
+use landbridge_tests::{Config, Daemon, Group, Net, PATIENCE, SocketExt, Tool, eventually};
+
+/// What a page or a scrape says of one metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Metric {
+    kind: String,
+    labels: BTreeSet<String>,
+    meaning: String,
+}
+
+/// The rows of the table in `docs/metrics.md`.
+fn documented() -> Result<BTreeMap<String, Metric>> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md"))?;
+    let mut metrics = BTreeMap::new();
+    for row in page.lines().filter(|line| line.starts_with("| `landbridge_")) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
+        let [name, kind, labels, unit, meaning] = cells[..] else { anyhow::bail!("five cells: {row}") };
+        let expected = ["seconds", "bytes"].into_iter().find(|unit| name.contains(&format!("_{unit}")));
+        ensure!(unit == expected.unwrap_or("1"), "the unit of {name} is {expected:?}");
+        let labels = labels.split(", ").map(|label| label.trim_matches('`').to_owned());
+        let labels = labels.filter(|label| label != "none").collect();
+        metrics.insert(name.to_owned(), Metric { kind: kind.to_owned(), labels, meaning: meaning.to_owned() });
+    }
+    Ok(metrics)
+}
+
+/// The families of a scrape.
+fn published(text: &str) -> Result<BTreeMap<String, Metric>> {
+    let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
+    let mut meanings = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, meaning)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            meanings.insert(name.to_owned(), meaning.to_owned());
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            let meaning = meanings.get(name).with_context(|| format!("{name} has no help"))?.clone();
+            metrics.insert(name.to_owned(), Metric { kind: kind.to_owned(), labels: BTreeSet::new(), meaning });
+        } else if !line.is_empty() {
+            let (series, _value) = line.rsplit_once(' ').context(line.to_owned())?;
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
+                name.strip_suffix(suffix).filter(|name| metrics.get(*name).is_some_and(|of| of.kind == "histogram"))
+            });
+            let metric = metrics.get_mut(family.unwrap_or(name)).with_context(|| format!("{name} has no type"))?;
+            let keys = labels.split(',').filter_map(|pair| pair.split_once('=')).map(|(key, _)| key.to_owned());
+            metric.labels.extend(keys.filter(|key| key != "le"));
+        }
+    }
+    Ok(metrics)
+}
+
+/// Traffic that makes every family of metrics appear.
+fn lively(net: &Net) -> Result<(Daemon, Echo, Checked)> {
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let check = Checked::start(&net.targets[0], 9100)?;
+    let group = Group::new("onprem").target_with(echo.address(), "name = \"gpu-1\"").health("port = 9100");
+    let daemon = Daemon::start(&net.proxy, &Config::new([group.health("interval = \"100ms\"")]))?;
+    eventually("the target is up", || {
+        net.client.connect(daemon.v4())?.expect_echo(b"hello")?;
+        Ok(())
+    })?;
+    daemon.wait_ended(1, "client_closed")?;
+    Ok((daemon, echo, check))
+}
+
+#[test]
+fn the_page_about_metrics_tells_what_is_published() -> Result<()> {
+    let net = Net::new(1)?;
+    let (mut daemon, _echo, _check) = lively(&net)?;
+    let published = published(&daemon.get("/metrics")?.1)?;
+    let documented = documented()?;
+    let mut page = String::new();
+    for (name, Metric { kind, labels, meaning }) in &published {
+        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.contains(&format!("_{unit}"))).unwrap_or("1");
+        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+        writeln!(page, "| `{name}` | {kind} | {labels} | {unit} | {meaning} |")?;
+    }
+    ensure!(published == documented, "docs/metrics.md should have these rows:\n{page}");
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn promtool_finds_nothing_to_complain_about() -> Result<()> {
+    let net = Net::new(1)?;
+    let (mut daemon, _echo, _check) = lively(&net)?;
+    let text = daemon.get("/metrics")?.1;
+    let mut promtool = Tool::Promtool.on(&net.proxy)?;
+    let mut child = promtool.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    child = child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = child.spawn()?;
+    child.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success() && said.is_empty(), "{said}");
+    daemon.stop().map(drop)
+}
+
+/// How long the slow target thinks: far above what a busy machine adds to a fast one.
+const THOUGHT: Duration = Duration::from_millis(300);
+
+#[test]
+fn connects_and_first_bytes_are_timed() -> Result<()> {
+    let net = Net::new(1)?;
+    let listener = net.targets[0].listen(net.targets[0].v4(9000))?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(net.targets[0].v4(9000)))?;
+    let target = std::thread::spawn(move || -> Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        let mut question = [0; 8];
+        std::io::Read::read_exact(&mut stream, &mut question)?;
+        // The time is the subject here.
+        std::thread::sleep(THOUGHT);
+        stream.write_all(b"answer")?;
+        std::io::Read::read_to_end(&mut stream, &mut Vec::new())?;
+        Ok(())
+    });
+    let mut client = net.client.connect(daemon.v4())?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.write_all(b"question")?;
+    std::io::Read::read_exact(&mut client, &mut [0; 6])?;
+    let route = [("listener", "main"), ("group", "onprem")];
+    for name in ["landbridge_target_connect_seconds_count", "landbridge_target_first_byte_seconds_count"] {
+        daemon.wait_metric(name, &route, 1.0)?;
+    }
+    let metrics = daemon.metrics()?;
+    let connect = metrics.value("landbridge_target_connect_seconds_sum", &route);
+    let first_byte = metrics.value("landbridge_target_first_byte_seconds_sum", &route);
+    ensure!(connect > 0.0 && connect < 0.25, "the connect took {connect} s");
+    ensure!((0.29..2.0).contains(&first_byte), "the first byte took {first_byte} s");
+    daemon.wait_metric("landbridge_listener_sessions", &[("listener", "main")], 1.0)?;
+    drop(client);
+    target.join().expect("the target does not panic")?;
+    daemon.wait_metric("landbridge_listener_sessions", &[("listener", "main")], 0.0)?;
+    daemon.stop().map(drop)
+}

@@ -1,0 +1,305 @@
+//! Joined sessions outlive the daemon: they go on while it is killed, restarted or upgraded, and the next one adopts them.
+
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use landbridge_tests::targets::{Echo, Scripted};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, SocketExt, eventually};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+
+const ADOPTIONS: &str = "landbridge_datapath_adoptions_total";
+const JOINS: &str = "landbridge_datapath_joins_total";
+
+/// Sessions whose clients talk all the time.
+struct Talk {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    clients: JoinHandle<Result<Vec<TcpStream>>>,
+}
+
+impl Talk {
+    /// Opens so many sessions, each of which then says something and hears it again, round by round.
+    fn start(net: &Net, address: SocketAddr, sessions: usize) -> Self {
+        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (told, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
+        let clients = net.client.spawn(move || {
+            let connect = |_| -> Result<_> {
+                let stream = TcpStream::connect(address)?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            };
+            let mut streams = (0..sessions).map(connect).collect::<Result<Vec<_>>>()?;
+            while !told.load(Ordering::Relaxed) {
+                let round = counted.load(Ordering::Relaxed);
+                // All are on their way at once.
+                for (number, stream) in streams.iter_mut().enumerate() {
+                    stream.write_all(message(round, number).as_bytes())?;
+                }
+                for (number, stream) in streams.iter_mut().enumerate() {
+                    stream.expect(message(round, number).as_bytes()).with_context(|| format!("session {number}"))?;
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(streams)
+        });
+        Self { stop, rounds, clients }
+    }
+
+    /// Waits until everybody was answered a few times more.
+    fn goes_on(&self) -> Result<()> {
+        let before = self.rounds.load(Ordering::Relaxed);
+        eventually("everybody is answered", || {
+            ensure!(!self.clients.is_finished(), "a client has given up");
+            ensure!(self.rounds.load(Ordering::Relaxed) > before + 3, "not yet");
+            Ok(())
+        })
+    }
+
+    /// Ends it: the clients, whose answers were right to the last byte, and what each of them has sent.
+    fn end(self) -> Result<(Vec<TcpStream>, u64)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let streams = self.clients.join().expect("clients do not panic")?;
+        let rounds = self.rounds.load(Ordering::Relaxed);
+        let bytes = (0..rounds).map(|round| message(round, 0).len() as u64).sum();
+        Ok((streams, bytes))
+    }
+}
+
+/// What a session says in a round: always as long, whatever the session.
+fn message(round: u64, session: usize) -> String {
+    format!("round {round} of session {session:06}")
+}
+
+/// A network with an echo target and a daemon, and so many sessions, all of them joined.
+fn joined(sessions: usize, config: impl FnOnce(SocketAddr) -> Config) -> Result<(Net, Echo, Daemon, Talk)> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let daemon = Daemon::start(&net.proxy, &config(echo.address()))?;
+    let talk = Talk::start(&net, daemon.v4(), sessions);
+    daemon.wait_metric(JOINS, &[], sessions as f64)?;
+    Ok((net, echo, daemon, talk))
+}
+
+#[test]
+fn nobody_notices_that_the_daemon_is_killed() -> Result<()> {
+    let (sessions, kills) = if std::env::var_os("LANDBRIDGE_LONG").is_some() { (1_000, 10) } else { (100, 3) };
+    let descriptors = 4 * sessions as u64 + 1_000;
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
+    let (net, _echo, mut daemon, talk) = joined(sessions, Config::single)?;
+    let resets = || -> Result<u64> {
+        let of = |host: &landbridge_tests::Host| host.counter("Tcp", "EstabResets");
+        Ok(of(&net.client)? + of(&net.targets[0])?)
+    };
+    let before = resets()?;
+    for kill in 1..=kills {
+        daemon.process().signal(Signal::SIGKILL)?;
+        daemon.process().finish(PATIENCE)?;
+        talk.goes_on().with_context(|| format!("after kill {kill}, without a daemon"))?;
+        daemon.start_again()?;
+        daemon.wait_metric(ADOPTIONS, &[], sessions as f64)?;
+        talk.goes_on().with_context(|| format!("after kill {kill}, with the next daemon"))?;
+    }
+    let (clients, bytes) = talk.end()?;
+    // They were forwarded by the kernel, and no socket of this host saw them.
+    let metrics = daemon.metrics()?;
+    let packets = metrics.value("landbridge_packet_packets_total", &[("verdict", "forwarded")]);
+    ensure!(packets > sessions as f64, "{packets} packets were forwarded");
+    ensure!(metrics.value("landbridge_bytes_total", &[("datapath", "copy")]) == 0.0, "bytes went through user space");
+    ensure!(bytes > 0 && resets()? == before, "a connection was reset");
+    drop(clients);
+    daemon.wait_ended(sessions as u32, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn adopted_sessions_have_places_and_are_drained() -> Result<()> {
+    let limits = |address| Config::single(address).listener("max_connections = 5").runtime("drain_timeout = \"1s\"");
+    let (net, _echo, mut daemon, talk) = joined(5, limits)?;
+    daemon.restart(Signal::SIGKILL)?;
+    daemon.wait_metric(ADOPTIONS, &[], 5.0)?;
+    let mut sixth = net.client.connect(daemon.v4())?;
+    let heard = sixth.write_all(b"?").and_then(|()| sixth.read(&mut [0]));
+    ensure!(!matches!(heard, Ok(1..)), "the listener is full");
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "listener_full")], 1.0)?;
+    talk.goes_on()?;
+    let (mut clients, _) = talk.end()?;
+    daemon.stop()?;
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))
+}
+
+#[test]
+fn adopted_sessions_end_when_they_are_idle() -> Result<()> {
+    let idle = |address| Config::single(address).listener("idle_timeout = \"3s\"");
+    let (_net, _echo, mut daemon, talk) = joined(2, idle)?;
+    let (mut clients, _) = talk.end()?;
+    daemon.restart(Signal::SIGKILL)?;
+    daemon.wait_metric(ADOPTIONS, &[], 2.0)?;
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    daemon.wait_ended(2, "idle")?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn sessions_of_a_target_that_went_down_are_reset_by_the_next_daemon() -> Result<()> {
+    let group = |address| {
+        let group = Group::new("onprem").with("on_down = \"reset\"").target(address);
+        Config::new([group
+            .health("kind = \"tcp\"\ninterval = \"200ms\"\nfast_interval = \"100ms\"\ntimeout = \"100ms\"\nfall = 2")])
+    };
+    let (net, _echo, mut daemon, talk) = joined(3, group)?;
+    let (mut clients, _) = talk.end()?;
+    daemon.restart(Signal::SIGKILL)?;
+    daemon.wait_metric(ADOPTIONS, &[], 3.0)?;
+    net.cut_target(0)?;
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    daemon.wait_ended(3, "target_down")?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn sessions_of_a_target_that_is_gone_end_as_removed_ones() -> Result<()> {
+    let (net, echo, mut daemon, talk) = joined(3, Config::single)?;
+    let (mut clients, _) = talk.end()?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    let other = Group::new("onprem").with("on_removal = \"reset\"").target(net.targets[0].v4(9001));
+    daemon.change(&Config::new([other]))?;
+    daemon.start_again()?;
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    drop(echo);
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_daemon_that_is_asked_to_leave_leaves_its_sessions_to_the_next() -> Result<()> {
+    let (_net, _echo, mut daemon, talk) = joined(20, Config::single)?;
+    daemon.restart(Signal::SIGQUIT)?;
+    daemon.wait_metric(ADOPTIONS, &[], 20.0)?;
+    talk.goes_on()?;
+    let (clients, _) = talk.end()?;
+    drop(clients);
+    daemon.wait_ended(20, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_clean_stop_resets_what_is_left_and_unpins() -> Result<()> {
+    let (_net, _echo, mut daemon, talk) =
+        joined(3, |address| Config::single(address).runtime("drain_timeout = \"0s\""))?;
+    let (mut clients, _) = talk.end()?;
+    let state = state_of(&mut daemon)?;
+    ensure!(fs::read_dir(&state)?.count() >= 5, "maps and attachments are pinned");
+    daemon.restart(Signal::SIGTERM)?;
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    ensure!(daemon.metrics()?.value(ADOPTIONS, &[]) == 0.0, "nothing was left");
+    daemon.stop()?;
+    ensure!(!state.exists(), "something is pinned");
+    Ok(())
+}
+
+#[test]
+fn detach_resets_what_a_dead_daemon_has_left() -> Result<()> {
+    let (net, _echo, mut daemon, talk) = joined(3, Config::single)?;
+    let state = state_of(&mut daemon)?;
+    let refused = daemon.cli_alone(&["detach"])?;
+    ensure!(refused.code() == 1 && refused.stdout.contains("a daemon runs"), "{refused:?}");
+    talk.goes_on()?;
+    let (mut clients, _) = talk.end()?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    let detached = daemon.cli_alone(&["detach"])?;
+    ensure!(detached.code() == 0 && detached.stdout.contains("removed, 3 sessions reset"), "{detached:?}");
+    ensure!(!state.exists(), "something is pinned");
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    ensure!(daemon.cli_alone(&["detach"])?.stdout.contains("nothing is left"), "nothing is left");
+    drop(net);
+    Ok(())
+}
+
+#[test]
+fn state_of_another_version_is_refused() -> Result<()> {
+    let (net, _echo, mut daemon, talk) = joined(2, Config::single)?;
+    let state = state_of(&mut daemon)?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    let name = state.file_name().and_then(|name| name.to_str()).context("a name")?;
+    let other = state.with_file_name(format!("{}-999", name.rsplit_once('-').context("a layout")?.0));
+    fs::rename(&state, &other)?;
+    daemon.start_again()?;
+    let metrics = daemon.metrics()?;
+    let refused = metrics.value("landbridge_packet_available", &[("reason", "pinned_by_other_version")]);
+    ensure!(refused == 0.0 && metrics.lines("landbridge_packet_available").contains("pinned_by_other_version"));
+    ensure!(daemon.process().stderr().contains("landbridge detach"), "the log says what to do");
+    // It serves, and what was joined goes on.
+    net.client.connect(daemon.v4())?.expect_echo(b"in user space")?;
+    talk.goes_on()?;
+    let (mut clients, _) = talk.end()?;
+    ensure!(daemon.cli_alone(&["detach"])?.code() == 0);
+    ensure!(!other.exists(), "something is pinned");
+    for client in &mut clients {
+        // The host knows no such connection.
+        client.set_read_timeout(Some(PATIENCE))?;
+        let heard = client.write_all(b"?").and_then(|()| client.read(&mut [0]));
+        ensure!(heard.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "not reset");
+    }
+    daemon.stop().map(drop)
+}
+
+/// Without a daemon the programs see to it themselves.
+#[test]
+fn no_joint_outlives_the_limits_of_its_session() -> Result<()> {
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        let mut buffer = [0; 64];
+        loop {
+            let length = stream.read(&mut buffer)?;
+            if length == 0 {
+                return Ok(());
+            }
+            stream.write_all(&buffer[..length])?;
+        }
+    })?;
+    let config = Config::single(target.address()).listener("max_session_age = \"1s\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let began = Instant::now();
+    let mut client = net.client.connect(daemon.v4())?;
+    client.expect_echo(b"hello")?;
+    client.expect_echo(b"and again")?;
+    daemon.wait_metric(JOINS, &[], 1.0)?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    client.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut answered = Duration::ZERO;
+    let silent = |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    loop {
+        match client.write_all(b"x").and_then(|()| client.read(&mut [0])) {
+            Ok(1) => answered = began.elapsed(),
+            Err(error) if silent(&error) => break,
+            other => anyhow::bail!("{other:?}"),
+        }
+        ensure!(began.elapsed() < Duration::from_secs(30), "it is still forwarded");
+    }
+    // The age, and what the daemon would need to end it.
+    ensure!(answered > Duration::from_secs(1) && answered < Duration::from_secs(20), "forwarded for {answered:?}");
+    ensure!(daemon.cli_alone(&["detach"])?.code() == 0);
+    Ok(())
+}
+
+/// Where a running daemon has its state: it holds the lock on that directory.
+fn state_of(daemon: &mut Daemon) -> Result<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.process().id()))?;
+    let mut open = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let is_state = |path: &Path| {
+        path.parent().is_some_and(|parent| parent.ends_with("landbridge/bpf"))
+            || path.parent().is_some_and(|parent| parent.ends_with("bpf/landbridge"))
+    };
+    open.find(|path| is_state(path)).context("nothing is pinned")
+}
