@@ -79,6 +79,9 @@ enum Verb {
     Detach,
     /// Says what the kernel offers and whether the fast path works here
     Doctor {
+        /// Also says whether this machine can carry what this configuration file promises
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Prints JSON
         #[arg(long)]
         json: bool,
@@ -192,6 +195,6 @@ pub fn execute(arguments: Arguments) -> Exit {
         Verb::Man { folder } => manual::man(folder.as_deref()),
         // Nobody reads stdout any more: there is nobody to tell either.
         Verb::Detach => detach::detach().unwrap_or(Exit::Failed),
-        Verb::Doctor { json } => doctor::doctor(json).unwrap_or(Exit::Failed),
+        Verb::Doctor { config, json } => doctor::doctor(config.as_deref(), json).unwrap_or(Exit::Failed),
     }
 }

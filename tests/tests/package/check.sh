@@ -57,6 +57,9 @@ grep --extended-regexp "^(Uid|CapEff|NoNewPrivs|Seccomp):" "/proc/$pid/status"
 grep --quiet "^Uid:.$(id --user landbridge)\b" "/proc/$pid/status" || fail "another user"
 grep --quiet "^CapEff:.000000c000001400$" "/proc/$pid/status" || fail "other capabilities"
 journalctl --unit=landbridge.service --no-pager | grep "kernel fast path: loaded and tested"
+mountpoint /run/landbridge/bpf
+! journalctl --unit=landbridge.service --no-pager | grep "cannot be pinned" || fail "joined sessions would end with the daemon"
+landbridge doctor --config /etc/landbridge/landbridge.toml || true
 echoed "through the package"
 landbridge status
 
@@ -86,6 +89,7 @@ systemctl is-active landbridge.service
 step "remove: nothing runs, the configuration stays"
 dpkg --remove landbridge
 ! systemctl is-active landbridge.service landbridge.socket || fail "something runs"
+! mountpoint /run/landbridge/bpf || fail "still mounted"
 [[ ! -e /usr/bin/landbridge && -e /etc/landbridge/landbridge.toml ]] || fail "what is left is wrong"
 
 step "purge: the configuration goes too"

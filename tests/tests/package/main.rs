@@ -14,8 +14,30 @@ use anyhow::{Result, ensure};
 use landbridge_tests::Process;
 use tempfile::TempDir;
 
-/// Ten seconds on an idle machine.
+/// Ten seconds for the package and half a minute for cloud-init on an idle machine.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// The cloud-init of the same Debian judges the user data of docs/aws.md.
+#[test]
+fn the_user_data_is_valid() -> Result<()> {
+    let Some(system) = env::var_os("LANDBRIDGE_DEBIAN") else {
+        println!("skipped: `cargo xtask test --long` runs this");
+        return Ok(());
+    };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/aws/cloud-init.yaml");
+    let judge = "apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends cloud-init && \
+                 cloud-init schema --config-file /opt/cloud-init.yaml";
+    let mut nspawn = Command::new("systemd-nspawn");
+    nspawn
+        .args(["--as-pid2", "--quiet", "--register=no", "--keep-unit", "--console=pipe", "--volatile=overlay"])
+        .args(["--resolv-conf=bind-host", "--setenv=DEBIAN_FRONTEND=noninteractive", "--directory"])
+        .arg(system)
+        .arg(format!("--bind-ro={}:/opt/cloud-init.yaml", file.display()))
+        .args(["/bin/sh", "-c", judge]);
+    let finished = Process::start("systemd-nspawn", &mut nspawn)?.finish(LIMIT)?;
+    ensure!(finished.stdout.contains("Valid cloud-config: /opt/cloud-init.yaml"), "{finished:?}");
+    Ok(())
+}
 
 #[test]
 fn it_is_installed_used_upgraded_and_removed() -> Result<()> {
