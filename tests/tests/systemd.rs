@@ -285,7 +285,7 @@ fn the_units_are_valid() -> Result<()> {
     // Their manual page is not installed here, and neither is the daemon where the package has it.
     verify.args(["verify", "--man=no"]);
     let daemon = binary("landbridge")?.display().to_string();
-    for unit in ["landbridge.service", "landbridge.socket"] {
+    for unit in ["landbridge.service", "landbridge.socket", "run-landbridge-bpf.mount"] {
         let text = fs::read_to_string(units.join(unit))?.replace("/usr/bin/landbridge", &daemon);
         fs::write(folder.path().join(unit), text)?;
         verify.arg(folder.path().join(unit));

@@ -112,9 +112,9 @@ impl Report {
     fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
         for check in &self.checks {
             let mark = if check.ok { "ok" } else { "no" };
-            writeln!(out, "{mark}  {:<20}{}", check.name, check.detail)?;
+            writeln!(out, "{mark}  {:<20} {}", check.name, check.detail)?;
             if let Some(remedy) = &check.remedy {
-                writeln!(out, "    {:<20}-> {remedy}", "")?;
+                writeln!(out, "    {:<20} -> {remedy}", "")?;
             }
         }
         match self.fast_path.reason {

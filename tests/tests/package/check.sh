@@ -58,6 +58,7 @@ grep --quiet "^Uid:.$(id --user landbridge)\b" "/proc/$pid/status" || fail "anot
 grep --quiet "^CapEff:.000000c000001400$" "/proc/$pid/status" || fail "other capabilities"
 journalctl --unit=landbridge.service --no-pager | grep "kernel fast path: loaded and tested"
 mountpoint /run/landbridge/bpf
+journalctl --unit=landbridge.service --no-pager | grep "privileges given up"
 ! journalctl --unit=landbridge.service --no-pager | grep "cannot be pinned" || fail "joined sessions would end with the daemon"
 landbridge doctor --config /etc/landbridge/landbridge.toml || true
 echoed "through the package"
