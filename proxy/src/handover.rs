@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::overlap;
 use crate::systemd::activation::Activated;
@@ -31,13 +31,14 @@ use crate::systemd::activation::Activated;
 /// Tells the new process what its standard input is.
 const VARIABLE: &str = "LANDBRIDGE_HANDOVER";
 
+/// How long to wait until the other process has taken some of what fills the buffer between them.
+const FULL: Duration = Duration::from_millis(5);
+
 /// What systemd says to one process by its id.
 const MINE_ALONE: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
 
 /// What the new process says when it could serve.
 const READY: &[u8] = b"ready";
-/// What it is told when the joined sessions are its.
-const YOURS: &[u8] = b"yours";
 /// What it says when it serves.
 const SERVING: &[u8] = b"serving";
 
@@ -78,6 +79,8 @@ pub(crate) enum Kind {
     Admin(SocketAddr),
     /// Accepts on the control socket.
     Control,
+    /// Holds the ports of a leg of a joined session.
+    Shadow,
     /// Nothing: there is no more.
     End,
 }
@@ -108,10 +111,10 @@ impl Successor {
         let successor = Self { child: command.spawn().map_err(failed)?, link };
         for (kind, of_kind) in descriptors {
             for some in of_kind.chunks(MOST_AT_ONCE) {
-                send_some(successor.link.as_fd(), *kind, some)?;
+                send_some(successor.link.as_fd(), *kind, some, MsgFlags::empty())?;
             }
         }
-        send_some(successor.link.as_fd(), Kind::End, &[])?;
+        send_some(successor.link.as_fd(), Kind::End, &[], MsgFlags::empty())?;
         Ok(successor)
     }
 
@@ -120,14 +123,19 @@ impl Successor {
         self.child.id()
     }
 
-    /// Waits until it serves; `let_go` leaves it the joined sessions. Otherwise, and when cancelled, it is ended.
-    pub(crate) async fn serves(self, let_go: impl Future<Output = ()>) -> Result<u32, HandoverError> {
+    /// Waits until it serves; `let_go` leaves it the joined sessions and tells the sockets that hold their ports. Otherwise,
+    /// and when cancelled, it is ended.
+    pub(crate) async fn serves(self, let_go: impl Future<Output = Vec<OwnedFd>>) -> Result<u32, HandoverError> {
         let mut child = EndedOnDrop(Some(self.child));
         let words = async {
             let link = Link::new(self.link)?;
             link.hear(READY).await?;
-            let_go.await;
-            link.say(YOURS)?;
+            let shadows = let_go.await;
+            for some in shadows.chunks(MOST_AT_ONCE) {
+                let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+                link.give(Kind::Shadow, &some).await?;
+            }
+            link.give(Kind::End, &[]).await?;
             link.hear(SERVING).await
         };
         match timeout(PATIENCE, words).await {
@@ -150,6 +158,21 @@ impl Link {
     fn say(&self, word: &[u8]) -> io::Result<()> {
         send(self.0.as_raw_fd(), word, MsgFlags::MSG_NOSIGNAL)?;
         Ok(())
+    }
+
+    /// Sends descriptors. The other process may be slow to take them.
+    async fn give(&self, kind: Kind, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        loop {
+            match send_some(self.0.get_ref().as_fd(), kind, descriptors, MsgFlags::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL).await,
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Waits for descriptors. Cancelling loses none.
+    async fn take(&self) -> io::Result<(Kind, Vec<Socket>)> {
+        self.0.async_io(Interest::READABLE, |link| receive_some(link.as_fd(), MsgFlags::MSG_DONTWAIT)).await
     }
 
     /// Waits for the other process to say this. Cancelling loses no word.
@@ -200,7 +223,7 @@ impl Inheritance {
         let (listeners, admin) = (HashMap::new(), HashMap::new());
         let mut inheritance = Self { link: None, listeners, admin, control: None };
         loop {
-            match receive_some(link.as_fd())? {
+            match receive_some(link.as_fd(), MsgFlags::empty())? {
                 (Kind::Listener(address), sockets) => {
                     inheritance.listeners.entry(address).or_default().extend(sockets);
                 }
@@ -208,6 +231,8 @@ impl Inheritance {
                     inheritance.admin.extend(sockets.into_iter().map(|socket| (address, socket)));
                 }
                 (Kind::Control, sockets) => inheritance.control = sockets.into_iter().next(),
+                // They come later.
+                (Kind::Shadow, _) => {}
                 (Kind::End, _) => return Ok(Some(Self { link: Some(link), ..inheritance })),
             }
         }
@@ -269,13 +294,24 @@ impl Inheritance {
         self.control.take()
     }
 
-    /// Tells the former process that this one could serve, and waits until the joined sessions are this one's.
-    pub(crate) async fn take_over(&self) -> Result<(), HandoverError> {
-        let Some(link) = &self.link else { return Ok(()) };
+    /// Tells the former process that this one could serve, and waits until the joined sessions are this one's: the sockets
+    /// that hold their ports.
+    pub(crate) async fn take_over(&self) -> Result<Vec<OwnedFd>, HandoverError> {
+        let Some(link) = &self.link else { return Ok(Vec::new()) };
         let link = Link::new(link.try_clone()?)?;
         link.say(READY)?;
-        match timeout(PATIENCE, link.hear(YOURS)).await {
-            Ok(heard) => Ok(heard?),
+        let shadows = async {
+            let mut shadows = Vec::new();
+            loop {
+                match link.take().await? {
+                    (Kind::Shadow, some) => shadows.extend(some.into_iter().map(OwnedFd::from)),
+                    (Kind::End, _) => return Ok(shadows),
+                    (other, _) => return Err(io::Error::other(format!("{other:?} is not a shadow"))),
+                }
+            }
+        };
+        match timeout(PATIENCE, shadows).await {
+            Ok(shadows) => Ok(shadows?),
             Err(_elapsed) => Err(HandoverError::NotReady("the former process does not let go".to_owned())),
         }
     }
@@ -289,20 +325,20 @@ impl Inheritance {
     }
 }
 
-fn send_some(link: BorrowedFd<'_>, kind: Kind, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send_some(link: BorrowedFd<'_>, kind: Kind, descriptors: &[BorrowedFd<'_>], flags: MsgFlags) -> io::Result<()> {
     let text = serde_json::to_vec(&kind)?;
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
-    sendmsg::<()>(link.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(link.as_raw_fd(), &[IoSlice::new(&text)], control, flags | MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
 }
 
-fn receive_some(link: BorrowedFd<'_>) -> io::Result<(Kind, Vec<Socket>)> {
+fn receive_some(link: BorrowedFd<'_>, flags: MsgFlags) -> io::Result<(Kind, Vec<Socket>)> {
     let mut text = [0; LONGEST_MESSAGE];
     let mut space = cmsg_space!([RawFd; MOST_AT_ONCE]);
     let mut parts = [IoSliceMut::new(&mut text)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<()>(link.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
     let length = received.bytes;
     let mut sockets = Vec::new();
@@ -334,15 +370,15 @@ mod tests {
         let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = listeners[0].local_addr().unwrap();
         let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-        send_some(near.as_fd(), Kind::Listener(address), &descriptors).unwrap();
-        send_some(near.as_fd(), Kind::End, &[]).unwrap();
-        let (kind, sockets) = receive_some(far.as_fd()).unwrap();
+        send_some(near.as_fd(), Kind::Listener(address), &descriptors, MsgFlags::empty()).unwrap();
+        send_some(near.as_fd(), Kind::End, &[], MsgFlags::empty()).unwrap();
+        let (kind, sockets) = receive_some(far.as_fd(), MsgFlags::empty()).unwrap();
         assert_eq!(kind, Kind::Listener(address));
         let arrived: Vec<_> = sockets.iter().map(|of| of.local_addr().unwrap().as_socket().unwrap()).collect();
         assert_eq!(arrived, listeners.iter().map(|of| of.local_addr().unwrap()).collect::<Vec<_>>());
-        assert!(matches!(receive_some(far.as_fd()).unwrap(), (Kind::End, none) if none.is_empty()));
+        assert!(matches!(receive_some(far.as_fd(), MsgFlags::empty()).unwrap(), (Kind::End, none) if none.is_empty()));
         drop(near);
-        assert!(receive_some(far.as_fd()).is_err());
+        assert!(receive_some(far.as_fd(), MsgFlags::empty()).is_err());
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use landbridge_common::packet::LINGER;
 use landbridge_core::end::SessionEnd;
+use landbridge_core::slow::{LegLook, SessionLook};
 use landbridge_core::vigil::{Sign, Verdict, Vigil, VigilRules};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -56,6 +57,7 @@ struct Member {
     vigil: Vigil,
     /// Bytes that were counted, from the client and from the target.
     counted: [u64; 2],
+    looked: JoinedLook,
     _alive: TaskTrackerToken,
 }
 
@@ -95,20 +97,23 @@ impl JoinedSessions {
             return;
         }
         let vigil = Vigil::new(rules, joined.now());
-        self.enter(joined, account, vigil, [0; 2], alive);
+        // The target may owe an answer to what user space has sent it.
+        let asked = (read[1] == 0 && read[0] > 0).then(|| joined.now());
+        self.enter(joined, account, vigil, JoinedLook { asked, ..JoinedLook::default() }, alive);
     }
 
-    /// `counted`: bytes that were counted before, from the client and from the target.
-    fn enter(&self, joined: Joined, account: Account, vigil: Vigil, counted: [u64; 2], alive: TaskTrackerToken) {
+    /// `looked`: what was known of it before.
+    fn enter(&self, joined: Joined, account: Account, vigil: Vigil, looked: JoinedLook, alive: TaskTrackerToken) {
+        let counted = looked.counted;
         let presences =
             Direction::ALL.map(|direction| Presence::new(Arc::clone(&account.cell), direction, Carrier::Packet));
         joined.notify(self.ending.clone());
         let index = joined.index();
         account.lease.tell_cut(self.ending.clone(), index);
-        let member = Member { joined, account, _presences: presences, vigil, counted, _alive: alive };
+        let member = Member { joined, account, _presences: presences, vigil, counted, looked, _alive: alive };
         self.members.borrow_mut().insert(index, member);
         // It may have ended, or been cut, before anybody was told.
-        self.look(index);
+        self.look(index, false);
     }
 
     /// Looks after the sessions until `cut` is cancelled, and then resets them, or until the path is retired, and then
@@ -119,7 +124,7 @@ impl JoinedSessions {
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(index) = ended.recv() => self.look(index),
+                Some(index) = ended.recv() => self.look(index, false),
                 _ = rounds.tick() => self.look_at_all(),
                 () = cut.cancelled() => break,
                 () = self.path.retired().cancelled() => {
@@ -135,7 +140,7 @@ impl JoinedSessions {
     /// Counts what has moved for the last time, and closes the sockets in silence.
     fn leave(&self) {
         for (_, mut member) in self.members.borrow_mut().drain() {
-            member.account.end = member.look().unwrap_or(SessionEnd::Left);
+            member.account.end = member.look(false).unwrap_or(SessionEnd::Left);
         }
         self.lingering.borrow_mut().clear();
     }
@@ -143,7 +148,7 @@ impl JoinedSessions {
     fn look_at_all(&self) {
         let indexes: Vec<u32> = self.members.borrow().keys().copied().collect();
         for index in indexes {
-            self.look(index);
+            self.look(index, true);
         }
         self.look_at_orphans();
         let mut lingering = self.lingering.borrow_mut();
@@ -153,10 +158,10 @@ impl JoinedSessions {
         }
     }
 
-    fn look(&self, index: u32) {
+    fn look(&self, index: u32, is_round: bool) {
         let mut members = self.members.borrow_mut();
         let Some(member) = members.get_mut(&index) else { return };
-        let Some(end) = member.look() else { return };
+        let Some(end) = member.look(is_round) else { return };
         if let Some(Member { joined, mut account, .. }) = members.remove(&index) {
             account.end = end;
             debug!(end = end.code(), "joined session ended");
@@ -174,8 +179,9 @@ impl JoinedSessions {
 
 impl Member {
     /// Counts what has moved and says how the session has ended, or has to.
-    fn look(&mut self) -> Option<SessionEnd> {
+    fn look(&mut self, is_round: bool) -> Option<SessionEnd> {
         let seen = self.joined.seen();
+        let before = self.counted;
         for (side, direction) in Direction::ALL.into_iter().enumerate() {
             let new = seen[side].bytes - self.counted[side];
             self.counted[side] = seen[side].bytes;
@@ -183,6 +189,7 @@ impl Member {
             self.account.tally.add(direction, Carrier::Packet, new);
             self.account.answered |= direction == Direction::Download && new > 0;
         }
+        self.take_samples(&seen, before, is_round);
         match self.joined.ending() {
             Ending::No => {}
             Ending::Closed { client_first: true } => return Some(SessionEnd::ClientClosed),
@@ -206,6 +213,66 @@ impl Member {
             }
             Verdict::End(end) => Some(end),
         }
+    }
+}
+
+impl Member {
+    /// Takes note of how the legs fare, and of the target's first byte; `before`: the bytes that were counted before.
+    fn take_samples(&mut self, seen: &[Seen; 2], before: [u64; 2], is_round: bool) {
+        let tally = &self.account.tally;
+        if tally.is_logged {
+            for (trip, seen) in tally.round_trips.iter().zip(seen).filter(|(_, seen)| !seen.round_trip.is_zero()) {
+                trip.set(Some(seen.round_trip));
+            }
+        }
+        if self.counted[1] > 0 && tally.first_byte.get().is_none() {
+            let [client, target] = self.joined.samples();
+            if let Some(answered) = target.first_byte {
+                self.account.note_first_byte(client.first_byte, answered);
+            }
+        }
+        if is_round {
+            let moved = [0, 1].map(|side| self.counted[side] > before[side]);
+            let look = self.looked.look(seen, moved, self.joined.now());
+            self.account.cell.looked.take(&look.0, look.1);
+        }
+    }
+}
+
+/// What the rounds have found about a joined session.
+#[derive(Default)]
+struct JoinedLook {
+    /// When the target was asked something that it has not answered.
+    asked: Option<Duration>,
+    /// Packets that each peer had repeated.
+    retransmitted: [u64; 2],
+    /// Bytes that were counted before it was entered here, from the client and from the target.
+    counted: [u64; 2],
+}
+
+impl JoinedLook {
+    /// What is known of the legs, and what was repeated on each since the last round. `moved`: which peers sent something
+    /// since then.
+    fn look(&mut self, seen: &[Seen; 2], moved: [bool; 2], now: Duration) -> (SessionLook, [u64; 2]) {
+        match moved {
+            [_, true] => self.asked = None,
+            [true, false] => self.asked = self.asked.or(Some(seen[0].last_seen)),
+            [false, false] => {}
+        }
+        let before = std::mem::replace(&mut self.retransmitted, seen.map(|of| of.retransmitted));
+        // What one peer repeats after this host had it was lost on the way to the other one.
+        let repeated = [1, 0].map(|from| seen[from].retransmitted.saturating_sub(before[from]));
+        let leg = |side: usize| LegLook {
+            round_trip: seen[side].round_trip,
+            unacknowledged: seen[side].unacknowledged.into(),
+            is_repeating: repeated[side] > 0 && seen[side].unacknowledged > 0,
+            // The sockets of a joined session hold nothing.
+            unsent: 0,
+            pace: 0,
+            is_shut: false,
+        };
+        let waiting = self.asked.map(|asked| now.saturating_sub(asked));
+        (SessionLook { client: leg(0), target: leg(1), waiting, is_moving: moved != [false; 2] }, repeated)
     }
 }
 

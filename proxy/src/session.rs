@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use landbridge_common::packet::Origin as JointOrigin;
 use landbridge_core::end::SessionEnd;
@@ -23,7 +23,8 @@ use crate::net::path;
 use crate::net::proxy_protocol::{self, Origin};
 use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
-use crate::shared::{Lease, Shared};
+use crate::session_log::{Record, Served, SessionLog};
+use crate::shared::{Lease, Running, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
 use crate::tally::Tally;
 use crate::worker::Worker;
@@ -38,7 +39,8 @@ pub(crate) async fn serve(
     place: Place,
     alive: TaskTrackerToken,
 ) {
-    Session { worker, shared, listener }.run(Leg::new(client), peer, place, alive).await;
+    let session = Session { worker, shared, listener, peer, accepted: Instant::now() };
+    session.run(Leg::new(client), place, alive).await;
 }
 
 struct Session<'a> {
@@ -46,16 +48,27 @@ struct Session<'a> {
     /// The configuration that it began with.
     shared: Arc<Shared>,
     listener: usize,
+    peer: SocketAddr,
+    accepted: Instant,
 }
 
 /// A session whose target is connected.
 struct Begun {
-    target: Leg,
     /// What goes to the target first.
     head: Head,
     /// Bytes of it that are the client's.
     rest: u64,
+    connected: Connected,
+}
+
+/// A connection to a target, and how it came about.
+struct Connected {
+    leg: Leg,
     lease: Lease,
+    tries: u8,
+    /// When the first target was chosen, and when the last one was connected.
+    chosen: Instant,
+    at: Instant,
 }
 
 /// What a session is counted by as long as it lives; its end is counted when this is dropped.
@@ -70,24 +83,40 @@ pub(crate) struct Account {
     pub(crate) lease: Lease,
     /// What is noted of it.
     pub(crate) tally: Tally,
-    began: Instant,
+    accepted: Instant,
+    /// When its target was connected.
+    pub(crate) began: Instant,
     shared: Arc<Shared>,
+    running: Arc<Running>,
+    listener: usize,
     _place: Place,
 }
 
 impl Account {
-    /// The account of a session that a former process has joined.
+    /// The account of a session that a former process has joined; what that has counted is to be noted in its tally.
     pub(crate) fn adopted(
-        shared: &Arc<Shared>,
+        (running, shared): (&Arc<Running>, &Arc<Shared>),
         (listener, worker): (usize, usize),
-        lease: Lease,
-        place: Place,
+        (lease, place): (Lease, Place),
         began: Instant,
     ) -> Self {
         let cell = Arc::clone(shared.stats.route(listener, lease.id(), worker));
         let shared = Arc::clone(shared);
-        let tally = Tally::default();
-        Self { cell, end: SessionEnd::Drained, answered: true, lease, tally, began, shared, _place: place }
+        let running = Arc::clone(running);
+        let is_logged = running.session_log.as_ref().is_some_and(SessionLog::chooses);
+        Self {
+            cell,
+            end: SessionEnd::Drained,
+            answered: true,
+            lease,
+            tally: Tally::new(is_logged, 1, Duration::ZERO, Duration::ZERO),
+            accepted: began,
+            began,
+            shared,
+            running,
+            listener,
+            _place: place,
+        }
     }
 
     /// Whose session this is, for a process that comes later.
@@ -103,6 +132,42 @@ impl Drop for Account {
         self.cell.ends.of(self.end).add(1);
         self.cell.haste.ended(self.began.elapsed());
         self.shared.session_ended(self.lease.id(), self.end, self.answered);
+        if let Some(log) = self.running.session_log.as_ref().filter(|_| self.tally.is_logged) {
+            log.write(self.record());
+        }
+    }
+}
+
+impl Account {
+    /// Takes note of the target's first byte, which was sent on at `answered`; `asked`: when the client's was, if that was not
+    /// in user space.
+    pub(crate) fn note_first_byte(&self, asked: Option<Instant>, answered: Instant) {
+        let asked = self.tally.asked.get().map(|since| self.began + since).or(asked).unwrap_or(self.began);
+        let took = answered.saturating_duration_since(asked);
+        self.cell.first_byte_times.record(took);
+        self.tally.first_byte.set(Some(took));
+    }
+
+    fn record(&self) -> Record {
+        let Tally { tries, queue, connect, first_byte, round_trips, .. } = &self.tally;
+        let served = Served {
+            target: self.lease.id(),
+            tries: *tries,
+            queue: *queue,
+            connect: *connect,
+            first_byte: first_byte.get(),
+            bytes: self.tally.bytes(),
+            round_trips: round_trips.each_ref().map(std::cell::Cell::get),
+        };
+        Record {
+            ended: SystemTime::now(),
+            shared: Arc::clone(&self.shared),
+            listener: self.listener,
+            client: self.lease.client(),
+            end: self.end,
+            total: self.accepted.elapsed(),
+            served: Some(served),
+        }
     }
 }
 
@@ -115,17 +180,28 @@ struct Beginning<'a> {
 impl Drop for Beginning<'_> {
     fn drop(&mut self) {
         if let Some(end) = self.end {
-            let Session { worker, shared, listener } = self.session;
+            let Session { worker, shared, listener, peer, accepted } = self.session;
             shared.stats.listener(*listener, worker.index).ends.of(end).add(1);
+            if let Some(log) = worker.running.session_log.as_ref().filter(|log| log.chooses()) {
+                log.write(Record {
+                    ended: SystemTime::now(),
+                    shared: Arc::clone(shared),
+                    listener: *listener,
+                    client: *peer,
+                    end,
+                    total: accepted.elapsed(),
+                    served: None,
+                });
+            }
         }
     }
 }
 
 impl Session<'_> {
-    async fn run(&self, mut client: Leg, peer: SocketAddr, place: Place, alive: TaskTrackerToken) {
+    async fn run(&self, mut client: Leg, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { target, head, rest, lease } = match Box::pin(self.begin(&client, peer)).await {
+        let Begun { head, rest, connected } = match Box::pin(self.begin(&client)).await {
             Ok(begun) => begun,
             Err(end) => {
                 beginning.end = Some(end);
@@ -136,7 +212,10 @@ impl Session<'_> {
             }
         };
         beginning.end = None;
-        let tally = Tally::default();
+        let Connected { leg: target, lease, tries, chosen, at } = connected;
+        let running = Arc::clone(&self.worker.running);
+        let is_logged = running.session_log.as_ref().is_some_and(SessionLog::chooses);
+        let tally = Tally::new(is_logged, tries, chosen - self.accepted, at - chosen);
         tally.add(Direction::Upload, Carrier::Copy, rest);
         let id = lease.id();
         let cell = Arc::clone(self.route(id));
@@ -147,8 +226,11 @@ impl Session<'_> {
             answered: false,
             lease,
             tally,
-            began: Instant::now(),
+            accepted: self.accepted,
+            began: at,
             shared,
+            running,
+            listener: self.listener,
             _place: place,
         };
         let listener = &self.shared.config.listeners[self.listener];
@@ -176,8 +258,8 @@ impl Session<'_> {
     }
 
     /// Everything before bytes are forwarded.
-    async fn begin(&self, client: &Leg, peer: SocketAddr) -> Result<Begun, SessionEnd> {
-        let shared = &*self.shared;
+    async fn begin(&self, client: &Leg) -> Result<Begun, SessionEnd> {
+        let (shared, peer) = (&*self.shared, self.peer);
         let listener = &shared.config.listeners[self.listener];
         let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
         let accepted = proxy_protocol::accept(stream, listener.accept_proxy).await.map_err(|error| {
@@ -193,15 +275,16 @@ impl Session<'_> {
             None => None,
         };
         let source = accepted.origin.map_or(peer, |origin| origin.source);
-        let (target, lease) = tokio::select! {
+        let connected = tokio::select! {
             biased;
             connected = self.connect(source, segment, !head.bytes.is_empty()) => connected?,
             () = client.failed() => return Err(SessionEnd::ClientGone),
         };
 
         let rest = head.bytes.len() as u64;
-        self.route(lease.id()).bytes(Direction::Upload, Carrier::Copy).add(rest);
-        if let Some(version) = shared.target(lease.id()).0.send_proxy {
+        let id = connected.lease.id();
+        self.route(id).bytes(Direction::Upload, Carrier::Copy).add(rest);
+        if let Some(version) = shared.target(id).0.send_proxy {
             let origin = match accepted.origin {
                 Some(origin) => origin,
                 None => Origin {
@@ -211,7 +294,7 @@ impl Session<'_> {
             };
             head.bytes = [proxy_protocol::encode(version, origin).as_slice(), &head.bytes].concat().into();
         }
-        Ok(Begun { target, head, rest, lease })
+        Ok(Begun { head, rest, connected })
     }
 
     /// Connects to a target for the client at `source`; after a failure to another that was not tried yet, up to the
@@ -221,9 +304,10 @@ impl Session<'_> {
         source: SocketAddr,
         segment: Option<u32>,
         speaks_first: bool,
-    ) -> Result<(Leg, Lease), SessionEnd> {
+    ) -> Result<Connected, SessionEnd> {
         let shared = &self.shared;
         let mut tried = Vec::new();
+        let mut first = None;
         loop {
             let selected = shared.select_in_turn(self.listener, source, &tried).await;
             self.log_refusal(selected.as_ref().is_err_and(|end| *end == SessionEnd::NoTarget));
@@ -232,12 +316,15 @@ impl Session<'_> {
             let route = self.route(lease.id());
             route.connects.add(1);
             let began = Instant::now();
+            let chosen = *first.get_or_insert(began);
             let opening = Opening { segment, speaks_first: speaks_first || group.send_proxy.is_some() };
             match dial(target.address, &group.dial, &group.tcp, opening).await {
                 Ok(stream) => {
-                    route.connect_times.record(began.elapsed());
+                    let at = Instant::now();
+                    route.connect_times.record(at - began);
                     self.log_connect(lease.id(), None);
-                    return Ok((Leg::new(stream), lease));
+                    let tries = u8::try_from(tried.len() + 1).unwrap_or(u8::MAX);
+                    return Ok(Connected { leg: Leg::new(stream), lease, tries, chosen, at });
                 }
                 Err(error) => {
                     route.failures(error.reason()).add(1);

@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Group, Target};
 use crate::names::Names;
 use crate::places::{Place, Places};
+use crate::pulse::Pulse;
+use crate::session_log::SessionLog;
 use crate::stats::Stats;
 use crate::target::{Entry, Handle, TargetState, Transition};
 
@@ -37,15 +39,21 @@ pub(crate) struct Running {
     reload_failed: AtomicBool,
     /// When the last good configuration was put in force, in seconds since 1970.
     loaded_at: AtomicU64,
+    /// What is known of the groups' last minutes.
+    pub(crate) pulse: Pulse,
+    /// Where sessions are logged when they have ended, if they are.
+    pub(crate) session_log: Option<SessionLog>,
 }
 
 impl Running {
-    pub(crate) fn new(first: Arc<Shared>) -> Self {
+    pub(crate) fn new(first: Arc<Shared>, session_log: Option<SessionLog>) -> Self {
         let running = Self {
             names: Arc::clone(&first.names),
             current: ArcSwap::new(first),
             reload_failed: AtomicBool::default(),
             loaded_at: AtomicU64::default(),
+            pulse: Pulse::default(),
+            session_log,
         };
         running.note_reload(true);
         running

@@ -10,6 +10,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     upgrade: Signal,
+    reopen: Signal,
     quit: Signal,
 }
 
@@ -18,6 +19,8 @@ pub(crate) struct Signals {
 pub(crate) enum Event {
     /// SIGHUP
     Reload,
+    /// SIGUSR1
+    Reopen,
     /// SIGUSR2
     Upgrade,
     /// SIGTERM
@@ -33,6 +36,7 @@ impl Event {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Reload => "SIGHUP",
+            Self::Reopen => "SIGUSR1",
             Self::Upgrade => "SIGUSR2",
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
@@ -49,6 +53,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             upgrade: signal(SignalKind::user_defined2())?,
+            reopen: signal(SignalKind::user_defined1())?,
             quit: signal(SignalKind::quit())?,
         })
     }
@@ -60,6 +65,7 @@ impl Signals {
             _ = self.interrupt.recv() => Event::Interrupt,
             _ = self.hangup.recv() => Event::Reload,
             _ = self.upgrade.recv() => Event::Upgrade,
+            _ = self.reopen.recv() => Event::Reopen,
             _ = self.quit.recv() => Event::Leave,
         }
     }

@@ -15,6 +15,7 @@ use landbridge_core::select::TargetId;
 use crate::config::Config;
 use crate::fastpath::Fallback;
 use crate::histogram::Histogram;
+use crate::looks::Looked;
 use crate::net::dial::FailureReason;
 
 /// Which way bytes go.
@@ -175,6 +176,8 @@ pub struct RouteCell {
     pub connect_times: Histogram,
     /// How long targets took to their first byte.
     pub first_byte_times: Histogram,
+    /// What looks at its sessions have found.
+    pub looked: Looked,
     /// Connects that failed, in the order of [`FailureReason::ALL`].
     failures: [Counter; FailureReason::ALL.len()],
     /// Directions that were handed to the kernel.

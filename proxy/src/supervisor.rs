@@ -1,11 +1,11 @@
 //! The supervisor: binds everything, starts the workers, waits for one event after the other, and ends in order.
 //!
 //! Tasks: the admin server, the control socket, those that watch the targets, and two that listen to the eBPF programs. Threads: the workers. Signals: SIGTERM and SIGINT drain and then end; a second one ends at once;
-//! SIGHUP reloads the configuration, SIGUSR2 starts a new binary and hands over to it.
+//! SIGHUP reloads the configuration, SIGUSR1 opens the session log anew, SIGUSR2 starts a new binary and hands over to it.
 
 use std::env;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,7 +30,9 @@ use crate::listening::{Listening, Order};
 use crate::names::Names;
 use crate::net::listener::BindError;
 use crate::privileges;
+use crate::pulse::Pulse;
 use crate::reload::{self, Begun, Cause, Prepared, ReloadError, prepare};
+use crate::session_log::{SessionLog, SessionLogError};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
 use crate::systemd::activation::{self, ActivationError};
@@ -60,6 +62,9 @@ pub enum RunError {
     /// It is not known what to start at an upgrade.
     #[error("cannot tell where this program is: {0}")]
     Program(#[source] io::Error),
+    /// Sessions cannot be logged.
+    #[error(transparent)]
+    SessionLog(#[from] SessionLogError),
     /// Signals cannot be received.
     #[error("cannot handle signals: {0}")]
     Signals(#[source] io::Error),
@@ -77,6 +82,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         None => Inheritance::activated(activation::receive()?),
     };
     let bound = listening.bind_new(&config, workers, inheritance.as_mut())?;
+    let session_log = SessionLog::start(&config.session_log)?;
     let names = Arc::new(Names::default());
     tokio::select! {
         () = names.learn(&config) => {}
@@ -88,7 +94,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let resolved = config.clone().resolved(|host| names.address(host));
     let first = Arc::new(Shared::new(resolved, workers, Arc::clone(&names)));
     let resolving = names.follow(&config);
-    let running = Arc::new(Running::new(Arc::clone(&first)));
+    let running = Arc::new(Running::new(Arc::clone(&first), session_log));
+    tokio::spawn(Pulse::run(Arc::clone(&running)));
     let (phase, phase_changes) = watch::channel(Phase::Serving);
     let fastpath = start_fastpath(first.config.datapath.limits);
     let (reload_wishes, control) = unbounded_channel();
@@ -108,12 +115,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         }
     };
     // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
+    let mut shadows = Vec::new();
     let (servers, packet) = match &mut inheritance {
         Some(inherited) if inherited.takes_over() => {
             if !verdicts.await {
                 return Ok(());
             }
-            inherited.take_over().await?;
+            shadows = inherited.take_over().await?;
             let packet = start_packet(&first.config, &file);
             give_up_privileges(true);
             (admins(&packet).start(&first.config, Some(inherited))?, packet)
@@ -140,7 +148,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         orders.push(sender);
     }
     // Before anybody accepts or dials: the ports of these sessions are taken.
-    adopt(packet.as_ref(), &orders);
+    adopt(packet.as_ref(), shadows, &orders);
     listening.apply(&first.config, bound, &orders);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
@@ -157,6 +165,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         inheritance.say_serving().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
+    let ending = Arc::clone(&running);
     let unpinned = packet.clone();
     Supervisor {
         program,
@@ -178,6 +187,9 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     .await?;
     if let Some(packet) = unpinned {
         packet.unpin();
+    }
+    if let Some(log) = &ending.session_log {
+        log.close();
     }
     info!("ended");
     Ok(())
@@ -283,6 +295,7 @@ impl Supervisor {
             tokio::select! {
                 signal = signals.recv() => match (signal, phase) {
                     (Event::Reload, _) => wished = true,
+                    (Event::Reopen, _) => self.running.session_log.iter().for_each(SessionLog::reopen),
                     (Event::Upgrade, Phase::Serving) if upgrade.is_terminated() && reload.is_terminated() => {
                         let path = self.packet.clone();
                         let begun = self.begin_upgrade().map(|successor| successor.serves(let_go(path)).fuse());
@@ -293,13 +306,23 @@ impl Supervisor {
                         info!(signal = signal.name(), "ending");
                         reload.set(None.into());
                         upgrade.set(None.into());
-                        if signal == Event::Leave {
-                            self.leave_joined();
-                        }
-                        deadline = Some(Instant::now() + self.drain());
+                        let delay = self.running.load().config.runtime.readiness_delay;
+                        let wait = match signal {
+                            // The next process is to serve at once.
+                            Event::Leave => {
+                                self.leave_joined();
+                                self.drain()
+                            }
+                            _ if delay.is_zero() => self.drain(),
+                            _ => self.leave(delay),
+                        };
+                        deadline = Some(Instant::now() + wait);
                     }
-                    (signal, Phase::Draining | Phase::Ending) => {
+                    (signal, phase) => {
                         info!(signal = signal.name(), "ending at once");
+                        if phase == Phase::Leaving {
+                            self.drain();
+                        }
                         self.phase.send_replace(Phase::Ending);
                     }
                 },
@@ -320,9 +343,13 @@ impl Supervisor {
                 },
                 Some(prepared) = &mut reload, if !reload.is_terminated() => self.finish_reload(prepared),
                 () = expired => {
-                    warn!("the drain timeout is over: resetting the sessions that are left");
-                    deadline = None;
-                    self.phase.send_replace(Phase::Ending);
+                    if phase == Phase::Leaving {
+                        deadline = Some(Instant::now() + self.drain());
+                    } else {
+                        warn!("the drain timeout is over: resetting the sessions that are left");
+                        deadline = None;
+                        self.phase.send_replace(Phase::Ending);
+                    }
                 }
                 ended = ended.next() => match ended {
                     None => return Ok(()),
@@ -330,6 +357,13 @@ impl Supervisor {
                 },
             }
         }
+    }
+
+    /// Takes new sessions for the readiness delay, which is returned, and tells whoever asks to send no more.
+    fn leave(&mut self, delay: Duration) -> Duration {
+        info!(?delay, "leaving: /readyz says no, new sessions are still taken");
+        self.phase.send_replace(Phase::Leaving);
+        delay
     }
 
     /// Leaves the joined sessions to the next process.
@@ -439,14 +473,15 @@ impl Supervisor {
 const SETTLE: Duration = Duration::from_secs(2);
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 
-/// Leaves the joined sessions to another process while this one goes on. Cancelling it leaves them all the same.
-async fn let_go(path: Option<Arc<PacketPath>>) {
-    let Some(path) = path.filter(|path| path.retire()) else { return };
+/// Leaves the joined sessions to another process while this one goes on; returns the sockets that hold their ports.
+/// Cancelling it leaves them all the same.
+async fn let_go(path: Option<Arc<PacketPath>>) -> Vec<OwnedFd> {
+    let Some(path) = path.filter(|path| path.retire()) else { return Vec::new() };
     let until = Instant::now() + SETTLE;
     while path.sessions() > 0 && Instant::now() < until {
         sleep(SETTLE_POLL).await;
     }
-    path.let_go();
+    path.let_go()
 }
 
 fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {

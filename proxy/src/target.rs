@@ -119,11 +119,6 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Who the client is.
-    pub(crate) fn client(&self) -> SocketAddr {
-        self.handle.client
-    }
-
     /// Cancelled when the session has to end.
     pub(crate) fn token(&self) -> &CancellationToken {
         &self.handle.token
@@ -132,6 +127,11 @@ impl Entry {
     /// From now on `tell` gets `number` when the session has to end. It may have to already: see [`Self::token`].
     pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
         let _only_once = self.handle.joined.set((tell, number));
+    }
+
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.handle.client
     }
 
     /// As what it then ends.

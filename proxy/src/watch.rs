@@ -14,13 +14,14 @@ use landbridge_core::health::Health;
 use landbridge_core::select::TargetId;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::OnDown;
 use crate::devices;
 use crate::net::dial::FailureReason;
 use crate::probe::{self, ProbeError};
 use crate::shared::Shared;
+use crate::stalls;
 
 /// How often the ages of sessions are looked at: the shortest limit is a second, the usual ones are hours.
 const AGE_ROUND: Duration = Duration::from_secs(1);
@@ -37,6 +38,7 @@ pub(crate) fn watch_targets(shared: &Arc<Shared>) -> Watch {
     tasks.spawn(keep_time(Arc::clone(shared)));
     tasks.spawn(devices::follow(Arc::clone(shared)));
     tasks.spawn(look_at_ages(Arc::clone(shared)));
+    tasks.spawn(stalls::follow(Arc::clone(shared)));
     for id in shared.config.target_ids() {
         tasks.spawn(probe::run(Arc::clone(shared), id));
     }
@@ -107,6 +109,12 @@ impl Shared {
         if reason != FailureReason::Local {
             self.suspect(id);
         }
+    }
+
+    /// A session's packets to `id` are not acknowledged.
+    pub(crate) fn stalled(&self, id: TargetId) {
+        debug!(group = self.target(id).0.name, target_name = self.target(id).1.name, "a session stalls");
+        self.suspect(id);
     }
 
     /// The device of group `index` works, or not.
@@ -222,7 +230,7 @@ impl Shared {
                     warn!(group = name, interface = group.tcp.interface, "most targets failed together");
                 }
                 Change::Outage(false) => {
-                    info!(group = name, interface = group.tcp.interface, "targets are tried again")
+                    info!(group = name, interface = group.tcp.interface, "targets are tried again");
                 }
                 Change::Group(Standing::Able) => info!(group = name, "takes sessions"),
                 Change::Group(Standing::Held) => {

@@ -4,6 +4,7 @@
 //! host's devices. Cancelling one leaves the programs where they are.
 
 use std::error::Error;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,9 +83,9 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
     Ok(path)
 }
 
-/// Gives the sessions that a former process has joined to the workers.
-pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, workers: &[UnboundedSender<Order>]) {
-    let mut sessions = path.map(PacketPath::adopt).unwrap_or_default();
+/// Gives the sessions that a former process has joined to the workers. `shadows`: the sockets that it has handed over.
+pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, shadows: Vec<OwnedFd>, workers: &[UnboundedSender<Order>]) {
+    let mut sessions = path.map(|path| path.adopt(shadows)).unwrap_or_default();
     if sessions.is_empty() {
         return;
     }

@@ -40,6 +40,8 @@ use crate::systemd::Pulse;
 pub(crate) enum Phase {
     /// Sessions come and go.
     Serving,
+    /// As before, but whoever asks is told to send no more clients.
+    Leaving,
     /// No new sessions; those that run may finish.
     Draining,
     /// The sessions that still run are reset.
@@ -130,6 +132,8 @@ async fn run(
         spawn_local(async move { joined.run(ending).await });
     }
     let worker = Rc::new(Worker { index, running, buffers: Buffers::new(), kernel, joined });
+    let looks = Rc::clone(&worker.buffers.looks);
+    spawn_local(async move { looks.run().await });
     let mut closing = HashMap::new();
     loop {
         let order = tokio::select! {
@@ -154,7 +158,9 @@ async fn run(
             Some(Order::Adopt(sessions)) => {
                 let shared = worker.running.load();
                 if let Some(joined) = &worker.joined {
-                    sessions.into_iter().for_each(|of| joined.adopt(index, &shared, of, tasks.token()));
+                    sessions
+                        .into_iter()
+                        .for_each(|of| joined.adopt(index, (&worker.running, &shared), of, tasks.token()));
                 }
             }
             Some(Order::Close { number }) => {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use landbridge::config::{
     AcceptProxy, Admin, Config, Datapath, DatapathRules, Dial, Dns, Eject, Group, HealthCheck, HttpProbe, Listener,
-    Method, OnDown, ProbeKind, ProxyVersion, Runtime, Target, TcpOptions,
+    LogFormat, LogOutput, LogRules, Method, OnDown, ProbeKind, ProxyVersion, Runtime, SessionLogRules, Target,
+    TcpOptions,
 };
 use landbridge_core::datapath::{Limits, Thresholds};
 use landbridge_core::join::JoinRules;
@@ -126,7 +127,9 @@ fn target(name: &str, at: &str, weight: u16) -> Target {
 
 fn default_config(listeners: Vec<Listener>, groups: Vec<Group>) -> Config {
     Config {
-        runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300) },
+        runtime: Runtime { workers: None, drain_timeout: Duration::from_secs(300), readiness_delay: Duration::ZERO },
+        log: LogRules { format: LogFormat::Text },
+        session_log: SessionLogRules { output: None, one_in: 1 },
         admin: Admin { listen: Some(address("127.0.0.1:9900")), socket: Some("/run/landbridge/admin.sock".into()) },
         dns: default_dns(),
         datapath: DatapathRules {
@@ -176,7 +179,9 @@ fn the_full_file_shows_the_defaults() {
 #[test]
 fn every_option_is_taken_over() {
     let text = r#"
-        runtime = { workers = 3, drain_timeout = "0s" }
+        runtime = { workers = 3, drain_timeout = "0s", readiness_delay = "25s" }
+        log = { format = "json" }
+        session_log = { path = "stdout", one_in = 100 }
         admin = { listen = "off", socket = "/tmp/x.sock" }
         dns = { servers = ["10.0.0.2:53", "[fd00::2]:5353"], min_ttl = "10ms", max_ttl = "1m" }
         datapath = { promote_after = 1, promote_gap = "0s", join_after = 2, soft_limit = "64KiB", hard_limit = "1MB" }
@@ -220,7 +225,13 @@ fn every_option_is_taken_over() {
         tcp = { keepalive = "0s", user_timeout = "250ms", interface = "eth0.100" }
     "#;
     let expected = Config {
-        runtime: Runtime { workers: NonZeroUsize::new(3), drain_timeout: Duration::ZERO },
+        runtime: Runtime {
+            workers: NonZeroUsize::new(3),
+            drain_timeout: Duration::ZERO,
+            readiness_delay: Duration::from_secs(25),
+        },
+        log: LogRules { format: LogFormat::Json },
+        session_log: SessionLogRules { output: Some(LogOutput::Stdout), one_in: 100 },
         admin: Admin { listen: None, socket: Some("/tmp/x.sock".into()) },
         dns: Dns {
             servers: vec![address("10.0.0.2:53"), address("[fd00::2]:5353")],

@@ -17,6 +17,7 @@ pub struct Config {
     dns: String,
     socket: String,
     datapath: String,
+    tables: String,
     bind: Vec<String>,
     listener: String,
     listener_tcp: String,
@@ -41,6 +42,7 @@ impl Config {
             dns: String::new(),
             socket: "off".to_owned(),
             datapath: String::new(),
+            tables: String::new(),
             bind: vec![format!("0.0.0.0:{LISTENER_PORT}")],
             listener: String::new(),
             listener_tcp: String::new(),
@@ -74,6 +76,12 @@ impl Config {
     /// Adds a line to `[dns]`.
     pub fn dns(mut self, line: &str) -> Self {
         add(&mut self.dns, line);
+        self
+    }
+
+    /// Adds a whole table, its header included.
+    pub fn table(mut self, text: &str) -> Self {
+        add(&mut self.tables, text);
         self
     }
 
@@ -149,7 +157,7 @@ impl Display for Config {
         let names: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
         write!(f, "[runtime]\n{}\n[admin]\nlisten = \"{ADMIN}\"\nsocket = {:?}\n\n", self.runtime, self.socket)?;
         write!(f, "[dns]\n{}\n", self.dns)?;
-        write!(f, "[datapath]\n{}\n", self.datapath)?;
+        write!(f, "{}\n[datapath]\n{}\n", self.tables, self.datapath)?;
         write!(f, "[[listener]]\nname = \"main\"\nbind = {:?}\ngroups = {names:?}\n{}\n", self.bind, self.listener)?;
         write!(f, "[listener.tcp]\n{}\n", self.listener_tcp)?;
         self.groups.iter().try_for_each(|group| group.fmt(f))

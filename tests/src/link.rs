@@ -45,11 +45,13 @@ pub struct Link {
     pub offloads: Offloads,
     /// What happens to packets on the way.
     pub weather: Option<Weather>,
+    /// How long every packet takes.
+    pub delay: Duration,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { mtu: ETHERNET, offloads: Offloads::Send, weather: None }
+        Self { mtu: ETHERNET, offloads: Offloads::Send, weather: None, delay: Duration::ZERO }
     }
 }
 
@@ -62,7 +64,8 @@ impl Link {
         let device = host.name();
         let ends =
             [(proxy, device, near_v4(number), near_v6(number)), (host, FAR_DEVICE, far_v4(number), far_v6(number))];
-        let storm = match self.weather {
+        let weather = self.weather.or((!self.delay.is_zero()).then_some(Weather::FAIR));
+        let storm = match weather {
             None => {
                 let namespace = host.namespace_path();
                 proxy.ip(&format!("link add {device} type veth peer name {FAR_DEVICE} netns {namespace}"))?;
@@ -73,12 +76,12 @@ impl Link {
                     let tun = end.enter(|| tun(device));
                     tun.with_context(|| format!("cannot make the TUN device {device} on {}", end.name()))
                 };
-                Some(weather.between([open((proxy, device))?, open((host, FAR_DEVICE))?])?)
+                Some(weather.between(self.delay, [open((proxy, device))?, open((host, FAR_DEVICE))?])?)
             }
         };
         for (end, device, v4, v6) in ends {
             end.ip(&format!("link set {device} mtu {} up", self.mtu))?;
-            if self.weather.is_none() {
+            if weather.is_none() {
                 self.offloads.apply(end, device)?;
             }
             end.ip(&format!("addr add {v4}/24 dev {device}"))?;
@@ -88,7 +91,8 @@ impl Link {
         // A link that has just come up may still drop packets, and a lost SYN costs a second.
         for address in [host.v4(CLOSED_PORT), host.v6(CLOSED_PORT)] {
             eventually(&format!("the proxy reaches {address}"), || {
-                let answer = proxy.enter(|| TcpStream::connect_timeout(&address, ANSWER));
+                let patience = ANSWER + self.delay * 2;
+                let answer = proxy.enter(|| TcpStream::connect_timeout(&address, patience));
                 let kind = answer.map_err(|error| error.kind());
                 ensure!(matches!(kind, Err(ErrorKind::ConnectionRefused)), "{kind:?}");
                 Ok(())

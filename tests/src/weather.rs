@@ -67,8 +67,11 @@ struct Counts {
 }
 
 impl Weather {
-    /// Carries packets between two devices.
-    pub(crate) fn between(self, devices: [File; 2]) -> io::Result<Storm> {
+    /// No damage at all.
+    pub(crate) const FAIR: Self = Self { seed: 0, lost: 0.0, duplicated: 0.0, late: 0.0, latest: Duration::ZERO };
+
+    /// Carries packets between two devices; each takes `delay` at least.
+    pub(crate) fn between(self, delay: Duration, devices: [File; 2]) -> io::Result<Storm> {
         let (counts, end) = (Arc::<Counts>::default(), Arc::new(EventFd::new()?));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         for (side, device) in (0..).zip(&devices) {
@@ -77,6 +80,7 @@ impl Weather {
         epoll.add(&end, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
         let carrier = Carrier {
             weather: self,
+            delay,
             random: SmallRng::seed_from_u64(self.seed),
             devices,
             epoll,
@@ -113,6 +117,7 @@ type Held = Reverse<(Instant, u64, usize, Vec<u8>)>;
 
 struct Carrier {
     weather: Weather,
+    delay: Duration,
     random: SmallRng,
     devices: [File; 2],
     epoll: Epoll,
@@ -162,12 +167,12 @@ impl Carrier {
 
     fn decide(&mut self, to: usize, packet: &[u8]) {
         let number = self.counts.sent.fetch_add(1, Ordering::Relaxed);
-        let Weather { lost, duplicated, late, latest, .. } = self.weather;
+        let (Weather { lost, duplicated, late, latest, .. }, always) = (self.weather, self.delay);
         let fate: f64 = self.random.random();
         let delay = latest.mul_f64(self.random.random());
         let mut hold = |counter: &AtomicU64| {
             counter.fetch_add(1, Ordering::Relaxed);
-            self.late.push(Reverse((Instant::now() + delay, number, to, packet.to_vec())));
+            self.late.push(Reverse((Instant::now() + always + delay, number, to, packet.to_vec())));
         };
         if fate < lost {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
@@ -177,7 +182,11 @@ impl Carrier {
             if fate < lost + late + duplicated {
                 hold(&self.counts.duplicated);
             }
-            self.deliver(to, packet);
+            if always.is_zero() {
+                self.deliver(to, packet);
+            } else {
+                self.late.push(Reverse((Instant::now() + always, number, to, packet.to_vec())));
+            }
         }
     }
 

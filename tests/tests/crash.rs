@@ -1,4 +1,5 @@
-//! A daemon that is killed: nothing of it stays in the kernel, and the next one serves at once.
+//! A daemon that is killed: nothing of it stays in the kernel but joined sessions until `landbridge detach`, and the next one
+//! serves at once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,6 +48,11 @@ fn a_killed_daemon_leaves_nothing_and_the_next_one_serves_at_once() -> Result<()
 
         daemon.process().signal(Signal::SIGKILL)?;
         daemon.process().finish(PATIENCE)?;
+        if datapath != "sockmap" {
+            talk(&mut clients).context("without a daemon")?;
+            let detached = daemon.cli_alone(&["detach"])?;
+            ensure!(detached.code() == 0, "{detached:?}");
+        }
         let mut next = Daemon::start(&net.proxy, &config).context("the next daemon")?;
         let mut more = vec![net.client.connect(next.v4())?];
         talk(&mut more).context("through the next daemon")?;

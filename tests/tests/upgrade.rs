@@ -47,6 +47,9 @@ fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
     let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
     let mut old = net.client.connect(daemon.v4())?;
     old.expect_echo(b"before")?;
+    // A session that cannot be joined stays where it is.
+    let mut never_joined = net.proxy.connect(daemon.v4())?;
+    never_joined.expect_echo(b"before")?;
     let (stop, served, address) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), daemon.v4());
     let load = || {
         let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
@@ -79,18 +82,21 @@ fn an_upgrade_under_load_refuses_nobody() -> Result<()> {
         client.join().expect("a client does not panic")?;
     }
     old.expect_echo(b"an old session goes on")?;
+    never_joined.expect_echo(b"one that the old process has goes on")?;
     let id = daemon.process().id();
     ensure!(!has_ended(id), "it has a session left");
     // The admin address and the control socket are the new process's.
     assert_eq!(daemon.get("/readyz")?.0, 200);
     ensure!(daemon.cli_good(&["status"])?.contains("serving"));
 
-    old.finish_writing()?;
-    old.expect_ending(Ending::Closed)?;
+    never_joined.finish_writing()?;
+    never_joined.expect_ending(Ending::Closed)?;
     eventually("the old process has ended", || {
         ensure!(has_ended(id), "not yet");
         Ok(())
     })?;
+    old.finish_writing()?;
+    old.expect_ending(Ending::Closed)?;
     net.client.connect(daemon.v4())?.expect_echo(b"the new one goes on")?;
     Ok(())
 }

@@ -19,4 +19,5 @@ pub mod orders;
 pub mod packet;
 pub mod pool;
 pub mod select;
+pub mod slow;
 pub mod vigil;

@@ -9,7 +9,7 @@ pub(crate) struct Status {
     pub(crate) version: String,
     /// Counts reloads from 0.
     pub(crate) generation: u64,
-    /// `serving`, `draining` or `ending`.
+    /// `serving`, `leaving`, `draining` or `ending`.
     pub(crate) phase: String,
     /// Whether the last reload was good.
     pub(crate) last_reload_good: bool,
@@ -42,6 +42,9 @@ pub(crate) struct GroupStatus {
     pub(crate) state: String,
     /// What follows from health and state: `able`, `held` or `unable`.
     pub(crate) standing: String,
+    /// What most active sessions wait for: `client`, `network` (to the targets) or `target`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) slow: Option<String>,
     pub(crate) targets: Vec<TargetStatus>,
 }
 

@@ -8,6 +8,7 @@ use landbridge_core::end::SessionEnd;
 use landbridge_core::failover::Standing;
 use landbridge_core::join::NotJoined;
 use landbridge_core::select::TargetId;
+use landbridge_core::slow::Slow;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
@@ -18,6 +19,7 @@ use crate::fastpath::packet::PacketPath;
 use crate::histogram::{self, Histogram};
 use crate::net::dial::FailureReason;
 use crate::probe::ProbeFailure;
+use crate::session_log::SessionLog;
 use crate::shared::{Running, Shared};
 use crate::stats::{Carrier, Direction, Ends, RouteCell};
 
@@ -44,6 +46,7 @@ impl Metrics {
         }
         with_local_recorder(&held.1, || {
             publish(&shared);
+            publish_pulse(running, &shared);
             self.kernel.packet.as_deref().map(publish_packets).unwrap_or_default();
             let (good, loaded_at) = running.last_reload();
             gauge!("landbridge_config_last_reload_success").set(if good { 1.0 } else { 0.0 });
@@ -113,6 +116,27 @@ fn describe() {
     describe_gauge!(
         "landbridge_target_up",
         "1 if the target is healthy: neither down, nor ejected, nor unknown to its probes."
+    );
+    describe_gauge!(
+        "landbridge_slow_leg",
+        "1 if most active sessions of the group wait for it: the client, the network to the targets, or the target itself."
+    );
+    describe_gauge!(
+        "landbridge_leg_round_trip_seconds",
+        "Mean smoothed round-trip time of the sessions last looked at; 0 before the first."
+    );
+    describe_gauge!("landbridge_leg_unsent_bytes", "Bytes that wait to be sent, mean of the sessions last looked at.");
+    describe_gauge!(
+        "landbridge_leg_unacknowledged_bytes",
+        "Bytes sent and not acknowledged, mean of the sessions last looked at."
+    );
+    describe_counter!(
+        "landbridge_leg_retransmitted_segments_total",
+        "Segments sent again, as far as looks at sessions have seen them."
+    );
+    describe_counter!(
+        "landbridge_session_log_dropped_total",
+        "Lines of the session log that were lost because its writer was behind or could not write."
     );
     describe_gauge!("landbridge_listener_sessions", "Sessions that the listener has now.");
     describe_gauge!("landbridge_listener_max_connections", "Sessions that the listener may have at once.");
@@ -237,6 +261,31 @@ fn write_times(shared: &Shared, text: &mut String) {
             }
         }
     }
+}
+
+/// What looks at sessions have found.
+fn publish_pulse(running: &Running, shared: &Shared) {
+    for (index, group) in shared.config.groups.iter().enumerate() {
+        let pulse = running.pulse.group(&group.name);
+        for slow in Slow::ALL {
+            let labels = [("group", group.name.clone()), ("leg", slow.code().to_owned())];
+            gauge!("landbridge_slow_leg", &labels).set(u8::from(pulse.slow() == Some(slow)));
+        }
+        for (side, leg) in ["client", "target"].into_iter().enumerate() {
+            let labels = [("group", group.name.clone()), ("leg", leg.to_owned())];
+            let known = &pulse.legs[side];
+            gauge!("landbridge_leg_round_trip_seconds", &labels)
+                .set(known.round_trip.unwrap_or_default().as_secs_f64());
+            gauge!("landbridge_leg_unsent_bytes", &labels).set(known.unsent);
+            gauge!("landbridge_leg_unacknowledged_bytes", &labels).set(known.unacknowledged);
+            let routes = (0..shared.config.listeners.len()).flat_map(|listener| shared.stats.routes(listener));
+            let cells = routes.filter(|(id, _)| id.group == index).flat_map(|(_, cells)| cells);
+            let again = cells.map(|cell| cell.looked.legs[side].retransmitted.get()).sum();
+            counter!("landbridge_leg_retransmitted_segments_total", &labels).absolute(again);
+        }
+    }
+    let dropped = running.session_log.as_ref().map_or(0, SessionLog::dropped);
+    counter!("landbridge_session_log_dropped_total").absolute(dropped);
 }
 
 /// What the programs of the packet datapath did.

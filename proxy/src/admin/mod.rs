@@ -8,6 +8,7 @@ pub(crate) mod api;
 pub(crate) mod control;
 mod metrics;
 mod peer;
+mod ready;
 pub(crate) mod status;
 
 use std::convert::Infallible;
@@ -127,7 +128,7 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
 
 async fn serve(admin: Arc<Admin>, stream: tokio::net::TcpStream) {
     let answer = service_fn(|request: Request<Incoming>| {
-        let response = admin.answer(request.method(), request.uri().path());
+        let response = admin.answer(request.method(), request.uri().path(), request.uri().query());
         async { Ok::<_, Infallible>(response) }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -141,20 +142,14 @@ async fn serve(admin: Arc<Admin>, stream: tokio::net::TcpStream) {
 }
 
 impl Admin {
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         let (status, text) = match path {
             "/metrics" | "/livez" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned())
             }
             "/metrics" => (StatusCode::OK, self.metrics.render(&self.running)),
             "/livez" => (StatusCode::OK, "alive\n".to_owned()),
-            "/readyz" if *self.phase.borrow() != Phase::Serving => {
-                (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
-            }
-            "/readyz" if !self.running.load().is_able() => {
-                (StatusCode::SERVICE_UNAVAILABLE, "no group can take a session\n".to_owned())
-            }
-            "/readyz" => (StatusCode::OK, "ready\n".to_owned()),
+            "/readyz" => ready::answer(&self.running.load(), *self.phase.borrow(), query),
             _ => (StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n".to_owned()),
         };
         let content_type = if path == "/metrics" { "text/plain; version=0.0.4" } else { "text/plain; charset=utf-8" };

@@ -14,6 +14,7 @@ pub(crate) fn status(running: &Running, phase: Phase) -> Status {
     let shared = running.load();
     let phase = match phase {
         Phase::Serving => "serving",
+        Phase::Leaving => "leaving",
         Phase::Draining => "draining",
         Phase::Ending => "ending",
     };
@@ -23,7 +24,7 @@ pub(crate) fn status(running: &Running, phase: Phase) -> Status {
         phase: phase.to_owned(),
         last_reload_good: running.last_reload().0,
         listeners: (0..shared.config.listeners.len()).map(|index| listener(&shared, index)).collect(),
-        groups: (0..shared.config.groups.len()).map(|index| group(&shared, index)).collect(),
+        groups: (0..shared.config.groups.len()).map(|index| group(running, &shared, index)).collect(),
     }
 }
 
@@ -66,7 +67,7 @@ fn listener(shared: &Shared, index: usize) -> ListenerStatus {
     }
 }
 
-fn group(shared: &Shared, index: usize) -> GroupStatus {
+fn group(running: &Running, shared: &Shared, index: usize) -> GroupStatus {
     let group = &shared.config.groups[index];
     let (standing, state, weight) = {
         let pool = shared.pool();
@@ -79,6 +80,7 @@ fn group(shared: &Shared, index: usize) -> GroupStatus {
         weight: weighed(shared, &group.name, None, weight),
         state: state.label().to_owned(),
         standing: standing.label().to_owned(),
+        slow: running.pulse.group(&group.name).slow().map(|slow| slow.code().to_owned()),
         targets: (0..group.targets.len())
             .map(|target| self::target(shared, TargetId { group: index, target }))
             .collect(),

@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod detach;
 mod doctor;
+mod log;
 mod manual;
 mod operate;
 mod run;

@@ -100,10 +100,11 @@ fn status_text(status: &Status) -> String {
     text += &table::aligned(["LISTENER", "ADDRESSES", "NOW", "SHARES"], listeners);
     text += "\n";
     let groups = status.groups.iter().map(|group| {
-        let GroupStatus { name, tier, weight, state, standing, .. } = group;
-        [name.clone(), tier.to_string(), weighed(weight), state.clone(), standing.clone()]
+        let GroupStatus { name, tier, weight, state, standing, slow, .. } = group;
+        let slow = slow.as_deref().unwrap_or("-").to_owned();
+        [name.clone(), tier.to_string(), weighed(weight), state.clone(), standing.clone(), slow]
     });
-    text += &table::aligned(["GROUP", "TIER", "WEIGHT", "STATE", "STANDING"], groups);
+    text += &table::aligned(["GROUP", "TIER", "WEIGHT", "STATE", "STANDING", "SLOW"], groups);
     text += "\n";
     let targets = status.groups.iter().flat_map(|group| group.targets.iter().map(|of| target_row(&group.name, of)));
     text + &table::aligned(["TARGET", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SESSIONS", "REMARK"], targets)

@@ -1,12 +1,10 @@
 //! `landbridge run`: reads the configuration and runs the daemon.
 
-use std::io::IsTerminal;
 use std::path::Path;
 
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 
-use super::{Exit, check};
+use super::{Exit, check, log};
 use crate::supervisor;
 
 /// Runs the daemon with the configuration in `file`. Nothing is bound unless the whole file is valid.
@@ -15,7 +13,7 @@ pub(super) fn run(file: &Path) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    log_to_stderr();
+    log::start(config.log.format);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -30,11 +28,4 @@ pub(super) fn run(file: &Path) -> Exit {
             Exit::Failed
         }
     }
-}
-
-/// `RUST_LOG` chooses what is logged; by default everything from `info` on.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_not_set| EnvFilter::new("info"));
-    let colour = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
 }

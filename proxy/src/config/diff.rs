@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use std::net::SocketAddr;
 
 use super::units::{written, written_size};
-use super::{Config, Group, Listener, ProbeKind, TcpOptions};
+use super::{Config, Group, Listener, LogOutput, ProbeKind, TcpOptions};
 
 /// The difference between the configuration that runs and another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +85,15 @@ fn changes(old: &Config, new: &Config) -> Vec<Change> {
 
 /// What was set up once, at the start.
 fn needs_restart(what: &str) -> bool {
-    let fixed = ["runtime: workers", "admin: listen", "admin: socket", "datapath: kernel limits"];
+    let fixed = [
+        "runtime: workers",
+        "admin: listen",
+        "admin: socket",
+        "log: format",
+        "session_log: path",
+        "session_log: one_in",
+        "datapath: kernel limits",
+    ];
     fixed.contains(&what)
 }
 
@@ -96,6 +104,15 @@ fn values(config: &Config) -> BTreeMap<String, String> {
     let runtime = &config.runtime;
     values.set("runtime", "workers", runtime.workers.map_or(0, usize::from));
     values.set("runtime", "drain_timeout", written(runtime.drain_timeout));
+    values.set("runtime", "readiness_delay", written(runtime.readiness_delay));
+    values.set("log", "format", format_args!("{:?}", config.log.format).to_string().to_lowercase());
+    let output = match &config.session_log.output {
+        None => "off".to_owned(),
+        Some(LogOutput::Stdout) => "stdout".to_owned(),
+        Some(LogOutput::File(path)) => path.display().to_string(),
+    };
+    values.set("session_log", "path", output);
+    values.set("session_log", "one_in", config.session_log.one_in);
     values.set("admin", "listen", config.admin.listen.map_or_else(|| "off".to_owned(), |address| address.to_string()));
     let socket = config.admin.socket.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string());
     values.set("admin", "socket", socket);

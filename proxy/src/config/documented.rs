@@ -63,6 +63,10 @@ fn every_option_has_an_effect() {
     let others = [
         ("runtime.workers", "3"),
         ("runtime.drain_timeout", "\"1m\""),
+        ("runtime.readiness_delay", "\"1m\""),
+        ("log.format", "\"json\""),
+        ("session_log.path", "\"stdout\""),
+        ("session_log.one_in", "7"),
         ("admin.listen", "\"off\""),
         ("admin.socket", "\"/run/other.sock\""),
         ("dns.servers", "[\"10.0.0.2:53\"]"),

@@ -12,7 +12,7 @@ use super::problem::{Problem, Problems};
 use super::raw::{Document, Table};
 use super::references::Groups;
 use super::unique::Unique;
-use super::{Config, datapath, dns, group, listener, process};
+use super::{Config, datapath, dns, group, listener, logs, process};
 
 /// Thousands of targets fit into this; a larger file is not a configuration.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -89,6 +89,8 @@ pub(super) fn read(top: Table<'_>) -> Result<Config, Noted> {
     let runtime = process::runtime(top.table("runtime"));
     let admin = process::admin(top.table("admin"), &mut binds);
     let dns = dns::read(top.table("dns"));
+    let log = logs::log(top.table("log"));
+    let session_log = logs::session_log(top.table("session_log"));
     let datapath = datapath::read(top.table("datapath"));
 
     let mut all_groups = Groups::default();
@@ -125,6 +127,8 @@ pub(super) fn read(top: Table<'_>) -> Result<Config, Noted> {
         runtime: runtime?,
         admin: admin?,
         dns: dns?,
+        log: log?,
+        session_log: session_log?,
         datapath: datapath?,
         listeners: listeners.into_iter().collect::<Result<_, _>>()?,
         groups: groups.into_iter().collect::<Result<_, _>>()?,

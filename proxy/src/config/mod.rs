@@ -16,6 +16,7 @@ mod health;
 mod limits;
 mod listener;
 mod load;
+mod logs;
 mod names;
 mod notes;
 mod problem;
@@ -53,6 +54,10 @@ pub struct Config {
     pub admin: Admin,
     /// `[dns]`
     pub dns: Dns,
+    /// `[log]`
+    pub log: LogRules,
+    /// `[session_log]`
+    pub session_log: SessionLogRules,
     /// `[datapath]`
     pub datapath: DatapathRules,
     /// `[[listener]]`, at least one.
@@ -106,6 +111,8 @@ pub struct Runtime {
     pub workers: Option<NonZeroUsize>,
     /// How long sessions may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// How long new sessions are still taken after SIGTERM, while `/readyz` says no.
+    pub readiness_delay: Duration,
 }
 
 /// Where operators look.
@@ -126,6 +133,40 @@ pub struct Dns {
     pub min_ttl: Duration,
     /// And for at most this long.
     pub max_ttl: Duration,
+}
+
+/// How the daemon writes its own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRules {
+    /// What a line looks like.
+    pub format: LogFormat,
+}
+
+/// What a line of the daemon's log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object of JSON.
+    Json,
+}
+
+/// Which sessions are logged when they have ended, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionLogRules {
+    /// Where to; `None`: none are.
+    pub output: Option<LogOutput>,
+    /// One session in so many is logged; at least 1.
+    pub one_in: u32,
+}
+
+/// Where a log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard output.
+    Stdout,
+    /// A file, which is appended to.
+    File(PathBuf),
 }
 
 /// When `datapath = "auto"` uses what, and what the kernel may hold.

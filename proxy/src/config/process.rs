@@ -21,6 +21,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 const DRAIN_LIMITS: Limits =
     Limits { least: Duration::ZERO, most: Duration::from_hours(24), step: MILLISECOND, zero: None };
 
+/// Without a balancer that asks `/readyz` nobody would see the difference.
+const READINESS_DELAY: Duration = Duration::ZERO;
+/// No balancer takes longer than ten checks, five minutes apart, to see that a target is not healthy (ELB allows 10 and 300 s).
+const READINESS_LIMITS: Limits =
+    Limits { least: Duration::ZERO, most: Duration::from_mins(50), step: MILLISECOND, zero: None };
+
 /// On this machine only: metrics tell names and addresses.
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
 
@@ -33,8 +39,13 @@ const LONGEST_SOCKET: usize = 107;
 pub(super) fn runtime(table: Table<'_>) -> Result<Runtime, Noted> {
     let workers = table.or("workers", 0, |v| v.number(0..=MOST_WORKERS));
     let drain_timeout = table.or("drain_timeout", DRAIN_TIMEOUT, |v| v.duration(&DRAIN_LIMITS));
+    let readiness_delay = table.or("readiness_delay", READINESS_DELAY, |v| v.duration(&READINESS_LIMITS));
     table.finish();
-    Ok(Runtime { workers: NonZeroUsize::new(workers?), drain_timeout: drain_timeout? })
+    Ok(Runtime {
+        workers: NonZeroUsize::new(workers?),
+        drain_timeout: drain_timeout?,
+        readiness_delay: readiness_delay?,
+    })
 }
 
 /// Reads `[admin]`.

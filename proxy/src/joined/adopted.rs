@@ -8,11 +8,12 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
-use super::{JoinedSessions, rules, sign};
-use crate::config::OnDown;
-use crate::fastpath::packet::Adopted;
+use super::{JoinedLook, JoinedSessions, rules, sign};
+use crate::config::{OnDown, Target};
+use crate::fastpath::packet::{Adopted, Ending, Joined};
 use crate::session::Account;
-use crate::shared::Shared;
+use crate::shared::{Running, Shared};
+use crate::stats::{Carrier, Direction};
 
 /// Whose a session is by the configuration of now.
 enum Owner {
@@ -24,7 +25,13 @@ enum Owner {
 
 impl JoinedSessions {
     /// Takes over a session on the worker of this index; `alive` keeps the worker from ending.
-    pub(crate) fn adopt(&self, worker: usize, shared: &Arc<Shared>, session: Adopted, alive: TaskTrackerToken) {
+    pub(crate) fn adopt(
+        &self,
+        worker: usize,
+        (running, shared): (&Arc<Running>, &Arc<Shared>),
+        session: Adopted,
+        alive: TaskTrackerToken,
+    ) {
         if session.joined.ending().is_told() {
             return self.linger(session.joined);
         }
@@ -32,12 +39,22 @@ impl JoinedSessions {
             Owner::Target(listener, id) => {
                 let began = session.began;
                 let (place, lease) = shared.readmit(listener, id, session.client, began.into());
-                let account = Account::adopted(shared, (listener, worker), lease, place, began);
-                account.cell.adoptions.add(1);
                 let seen = session.joined.seen();
+                let account = Account::adopted((running, shared), (listener, worker), (lease, place), began);
+                for (side, direction) in Direction::ALL.into_iter().enumerate() {
+                    // What carried it before it was joined was not written down.
+                    account.tally.add(direction, Carrier::Copy, session.read()[side]);
+                    account.tally.add(direction, Carrier::Packet, seen[side].bytes);
+                }
+                account.cell.adoptions.add(1);
                 let rules = rules(&shared.config.listeners[listener], &shared.target(id).0.tcp);
                 let vigil = Vigil::resumed(rules, seen.map(sign), session.joined.now());
-                self.enter(session.joined, account, vigil, seen.map(|seen| seen.bytes), alive);
+                let looked = JoinedLook {
+                    asked: None,
+                    retransmitted: seen.map(|seen| seen.retransmitted),
+                    counted: seen.map(|seen| seen.bytes),
+                };
+                self.enter(session.joined, account, vigil, looked, alive);
             }
             Owner::Removed(how) => {
                 info!(client = %session.client, target_address = %session.target, ?how, "a session of what was removed");
@@ -54,9 +71,8 @@ impl JoinedSessions {
     /// Lets go of those that have ended, and ends those whose time is up.
     pub(super) fn look_at_orphans(&self) {
         let now = Instant::now();
-        let is_over = |(until, joined): &mut (Option<Instant>, _)| {
-            let joined: &mut crate::fastpath::packet::Joined = joined;
-            joined.ending() != crate::fastpath::packet::Ending::No || until.is_some_and(|until| now >= until)
+        let is_over = |(until, joined): &mut (Option<Instant>, Joined)| {
+            joined.ending() != Ending::No || until.is_some_and(|until| now >= until)
         };
         for (_, joined) in self.orphans.borrow_mut().extract_if(.., is_over) {
             if joined.ending().is_told() {
@@ -77,7 +93,7 @@ fn owner(shared: &Shared, session: &Adopted) -> Owner {
         return Owner::Removed(OnDown::Drain);
     };
     let address = session.target;
-    let is_same = |of: &crate::config::Target| (of.address.ip(), of.address.port()) == (address.ip(), address.port());
+    let is_same = |of: &Target| (of.address.ip(), of.address.port()) == (address.ip(), address.port());
     match config.groups[group].targets.iter().position(is_same) {
         Some(target) => Owner::Target(listener, TargetId { group, target }),
         None => Owner::Removed(config.groups[group].on_removal),

@@ -26,6 +26,7 @@ use super::leg::Leg;
 use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
+use crate::looks::{Looks, Watched};
 use crate::stats::{Direction, RouteCell};
 use crate::tally::Tally;
 pub(crate) use flow::Head;
@@ -50,6 +51,8 @@ pub(crate) struct Buffers {
     pipes: pipe::PipePool,
     /// Directions in the kernel that are busy there.
     busy: Cell<u32>,
+    /// The sessions here, for whoever looks how they fare.
+    pub(crate) looks: Rc<Looks>,
 }
 
 impl Buffers {
@@ -58,6 +61,7 @@ impl Buffers {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             pipes: pipe::PipePool::default(),
             busy: Cell::new(0),
+            looks: Rc::default(),
         }
     }
 
@@ -129,6 +133,8 @@ pub(crate) struct Relay<'a> {
     // Before the legs, so that it is dropped before them: a promoted direction refers to their sockets.
     upload: Flow<'a>,
     download: Flow<'a>,
+    // Before the legs as well: it knows their descriptors.
+    watched: Option<Watched<'a>>,
     client: Leg,
     target: Leg,
     settings: Settings,
@@ -174,7 +180,9 @@ impl<'a> Relay<'a> {
         let join = packet
             .zip(settings.join)
             .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, cell.haste.get().is_eager())));
-        Self { upload, download, client, target, settings, worker, kernel, join, cell, tally }
+        let sockets = client.socket().and_then(|client| Ok([client.as_raw_fd(), target.socket()?.as_raw_fd()]));
+        let watched = sockets.ok().map(|sockets| worker.looks.watch(sockets, Arc::clone(cell), tally));
+        Self { upload, download, watched, client, target, settings, worker, kernel, join, cell, tally }
     }
 
     /// Runs until user space has nothing to do with the session any more. If it has ended the legs are closed as the end
@@ -235,6 +243,8 @@ impl<'a> Relay<'a> {
                     Err(_lost) => return Relayed::Ended(SessionEnd::IntegrityReset, true),
                 },
                 Next::Break(side) => {
+                    // A leg that breaks may lose its descriptor.
+                    self.watched = None;
                     self.deliver_rest(side).await;
                     break side.reset();
                 }
@@ -355,9 +365,12 @@ fn books(upload: &Flow<'_>, download: &Flow<'_>) -> [Books; 2] {
 
 /// Takes note of how long the target took, once it has answered.
 fn note_first_byte((upload, download): (&Flow<'_>, &Flow<'_>), cell: &RouteCell, tally: &Tally) {
+    if tally.asked.get().is_none() {
+        tally.asked.set(upload.first_read());
+    }
     if let (None, Some(answered)) = (tally.first_byte.get(), download.first_read()) {
         // A target that speaks first answers to the connection.
-        let asked = upload.first_read().filter(|asked| *asked <= answered).unwrap_or_default();
+        let asked = tally.asked.get().filter(|asked| *asked <= answered).unwrap_or_default();
         let took = answered - asked;
         cell.first_byte_times.record(took);
         tally.first_byte.set(Some(took));

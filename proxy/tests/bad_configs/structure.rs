@@ -133,7 +133,7 @@ address = "10.0.0.1:80"
             r#"[runtime]
 zzz = 1"#,
         ),
-        problems: &[("runtime.zzz", 2, "unknown key", "the keys here are drain_timeout, workers")],
+        problems: &[("runtime.zzz", 2, "unknown key", "the keys here are drain_timeout, readiness_delay, workers")],
     },
     Case {
         name: "unknown table",

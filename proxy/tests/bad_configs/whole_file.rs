@@ -204,6 +204,24 @@ socket = "run/x.sock""#,
         problems: &[("admin.socket", 2, r#""run/x.sock" cannot be the path of a socket"#, "give an absolute path")],
     },
     Case {
+        name: "session log",
+        text: After(
+            0,
+            r#"[session_log]
+path = "sessions.jsonl"
+one_in = 0"#,
+        ),
+        problems: &[
+            (
+                "session_log.path",
+                2,
+                r#""sessions.jsonl" cannot be the path of the session log"#,
+                "give an absolute path such as \"/var/log/landbridge/sessions.jsonl\", \"stdout\", or \"off\"",
+            ),
+            ("session_log.one_in", 3, "0 is out of range", "use a whole number from 1 to 1000000"),
+        ],
+    },
+    Case {
         name: "string without quotes",
         text: After(
             4,

@@ -35,7 +35,7 @@ struct Case {
     outstanding: bool,
 }
 
-const ETHERNET: Link = Link { mtu: 1500, offloads: Offloads::Send, weather: None };
+const ETHERNET: Link = Link { mtu: 1500, offloads: Offloads::Send, weather: None, delay: Duration::ZERO };
 const SEGMENTS: Link = Link { offloads: Offloads::Neither, ..ETHERNET };
 const RECEIVE: Link = Link { offloads: Offloads::Receive, ..ETHERNET };
 const TUN: Link = Link { weather: Some(FINE), ..ETHERNET };

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::joined::Joined;
 use super::joint::{nanoseconds, now};
 use super::pins::{Pins, hash};
-use super::{Key, LEGS, PacketPath, repair, tuple};
+use super::{Key, LEGS, PacketPath, addresses, repair, tuple};
 
 /// A session that a former process has joined.
 #[derive(Debug)]
@@ -68,6 +68,9 @@ pub(crate) fn origin(
 /// The legs of a joint, the client's first.
 type Legs = [Option<Tuple>; 2];
 
+/// Sockets by their own address and their peer's.
+type Shadows = Found<(SocketAddr, SocketAddr), OwnedFd>;
+
 /// The joints that some leg leads to.
 pub(super) fn left(legs: &HashMap<MapData, Key, LegRef>, capacity: u32) -> Found<u32, Legs> {
     let mut found = Found::<u32, Legs>::new();
@@ -88,14 +91,17 @@ pub(super) fn has_sessions(pins: &Pins) -> bool {
 }
 
 impl PacketPath {
-    /// The sessions that a former process has left, those that linger after their end included. Their ports are taken, by
-    /// new shadows. What cannot be adopted is removed; its peers are answered as by a host that knows no connection.
-    pub fn adopt(self: &Arc<Self>) -> Vec<Adopted> {
+    /// The sessions that a former process has left, those that linger after their end included. Their ports are taken: by
+    /// the `shadows` that it has handed over, or by new ones. What cannot be adopted is removed; its peers are answered as by
+    /// a host that knows no connection.
+    pub fn adopt(self: &Arc<Self>, shadows: Vec<OwnedFd>) -> Vec<Adopted> {
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        left.into_iter().filter_map(|(index, legs)| self.adopt_one(index, legs)).collect()
+        let addressed = |shadow: OwnedFd| addresses(shadow.as_fd()).ok().map(|of| (of, shadow));
+        let mut shadows = shadows.into_iter().filter_map(addressed).collect();
+        left.into_iter().filter_map(|(index, legs)| self.adopt_one(index, legs, &mut shadows)).collect()
     }
 
-    fn adopt_one(self: &Arc<Self>, index: u32, legs: Legs) -> Option<Adopted> {
+    fn adopt_one(self: &Arc<Self>, index: u32, legs: Legs, handed: &mut Shadows) -> Option<Adopted> {
         let joint = self.joint(index);
         let phase = joint.phase() & PHASE;
         let (Some(origin), [Some(client), Some(target)], phase::LIVE..phase::DEAD) = (joint.origin(), legs, phase)
@@ -108,8 +114,11 @@ impl PacketPath {
             return None;
         };
         let keys = [client, target];
-        let shadows =
-            if phase == phase::LIVE { [0, 1].map(|side| self.shadow(index, side, keys[side])) } else { [None, None] };
+        let shadows = if phase == phase::LIVE {
+            [0, 1].map(|side| self.shadow(index, side, keys[side], handed))
+        } else {
+            [None, None]
+        };
         let device = joint.device_of(1).0;
         Some(Adopted {
             joined: Joined::adopted(Arc::clone(self), index, keys, shadows),
@@ -121,11 +130,14 @@ impl PacketPath {
     }
 
     /// A socket that holds the ports of a leg from now on.
-    fn shadow(&self, index: u32, side: usize, key: Tuple) -> Option<OwnedFd> {
+    fn shadow(&self, index: u32, side: usize, key: Tuple, handed: &mut Shadows) -> Option<OwnedFd> {
         let joint = self.joint(index);
         let (device, is_bound) = joint.device_of(side);
         let local = address(key.destination, key.destination_port, device);
         let peer = address(key.source, key.source_port, device);
+        if let Some(shadow) = handed.remove(&(local, peer)) {
+            return Some(shadow);
+        }
         let bound = is_bound.then_some(device);
         let shadow = repair::stand_in((local, peer), bound, joint.sent_to(side), joint.acknowledged_to(side));
         let shadow = shadow.and_then(|shadow| self.deafen(shadow.as_fd()).map(|()| shadow));

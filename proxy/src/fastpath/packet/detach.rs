@@ -49,7 +49,7 @@ fn one(pins: Result<pins::Pins, PinError>) -> Result<Detached, PinError> {
     let again = directory.clone();
     match PacketPath::start(0, Some(pins)) {
         Ok(path) => {
-            let sessions = path.adopt();
+            let sessions = path.adopt(Vec::new());
             let count = sessions.iter().filter(|of| !of.joined.ending().is_told()).count();
             // Each one is reset as it is dropped.
             drop(sessions);

@@ -153,7 +153,10 @@ fn attach(
     {
         match program.attach_to_link(former.try_into()?) {
             // The pin stays; this descriptor of it need not.
-            Ok(link) => return Ok(drop(program.take_link(link)?)),
+            Ok(link) => {
+                drop(program.take_link(link)?);
+                return Ok(());
+            }
             // Another device had this index.
             Err(error) => {
                 debug!(device = name, "the former attachment is gone: {error}");

@@ -180,9 +180,9 @@ impl Shadow {
 }
 
 impl Joined {
-    /// Leaves the session to the programs and to the process that adopts it: closes the shadows in silence.
+    /// Leaves the session to the programs and to the process that adopts it.
     fn leave(&mut self) {
-        self.release();
+        self.path.lock_shadows().extend(self.shadows.iter_mut().filter_map(Option::take));
         self.path.release_joint(self.index);
     }
 }

@@ -24,7 +24,7 @@ mod sample;
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,8 @@ pub struct PacketPath {
     pins: Mutex<Option<Pins>>,
     /// Cancelled when this process leaves its joined sessions to another one.
     retired: CancellationToken,
+    /// The sockets of sessions that are left to another process: they hold the ports until that does.
+    shadows: Mutex<Vec<OwnedFd>>,
     /// What a former process has left, until it is adopted.
     left: Mutex<std::collections::HashMap<u32, [Option<Tuple>; 2]>>,
 }
@@ -164,6 +166,7 @@ impl PacketPath {
             programs: Mutex::new(programs),
             pins: Mutex::new(pins),
             retired: CancellationToken::new(),
+            shadows: Mutex::default(),
             left: Mutex::new(left),
         })
     }
@@ -180,10 +183,16 @@ impl PacketPath {
         true
     }
 
-    /// Lets another process have what is pinned. To be called after [`Self::retire`], when no session is left here.
-    pub fn let_go(&self) {
+    /// Lets another process have what is pinned; returns the sockets that hold the ports of the joined sessions. To be called
+    /// after [`Self::retire`], when no session is left here.
+    pub fn let_go(&self) -> Vec<OwnedFd> {
         // The lock goes with it.
         self.lock_pins().take();
+        std::mem::take(&mut *self.lock_shadows())
+    }
+
+    fn lock_shadows(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.shadows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cancelled by [`Self::retire`].

@@ -1,0 +1,200 @@
+//! Retransmission timeouts on target legs, as evidence against their targets.
+//!
+//! One task ([`follow`]) asks the kernel once a second for all TCP sockets of this network namespace (sock_diag), so that it costs
+//! the sessions nothing and needs no state for them. Joined sessions have no such timers here: their peers' own tell. Cancelling
+//! it loses what it knew of stalls that it has told.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use landbridge_core::select::TargetId;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
+
+use crate::shared::Shared;
+
+/// How often the kernel is asked. It walks all its sockets, some 10 ms for 20,000; a stall lasts for seconds.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// One timeout may be one lost packet. After the second one the peer was silent for about 0.6 s at least.
+const TIMEOUTS: u8 = 2;
+
+/// One part of the kernel's answer; it makes none larger than 32 KiB (af_netlink.c).
+const BUFFER: usize = 32 << 10;
+
+/// linux/sock_diag.h
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK` (linux/tcp_states.h): those in which data may be on its way.
+const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 8 | 1 << 9;
+/// `idiag_timer` of a socket that waits for an acknowledgement (inet_diag.c).
+const RETRANSMITTING: u8 = 1;
+
+/// The length of `struct nlmsghdr`, and of `struct inet_diag_msg` after it.
+const HEADER: usize = 16;
+const MESSAGE: usize = 72;
+
+/// A socket that waits for an acknowledgement again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stall {
+    peer: SocketAddr,
+    /// The kernel's number of the socket, never used twice.
+    cookie: u64,
+}
+
+/// Tells `shared` of each target leg that begins to stall, for ever.
+pub(crate) async fn follow(shared: Arc<Shared>) {
+    if shared.config.groups.iter().all(|group| group.eject.after == 0) {
+        return;
+    }
+    if let Err(error) = listen(&shared).await {
+        warn!("retransmission timeouts of target legs are not seen; connects and probes still tell: {error}");
+    }
+}
+
+async fn listen(shared: &Shared) -> io::Result<()> {
+    let diag = open()?;
+    let mut targets: HashMap<SocketAddr, Vec<TargetId>> = HashMap::new();
+    for id in shared.config.target_ids() {
+        targets.entry(shared.target(id).1.address).or_default().push(id);
+    }
+    let mut told = HashSet::new();
+    let mut rounds = interval(ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        let stalls = [AddressFamily::Inet, AddressFamily::Inet6].map(|family| ask(&diag, family));
+        let mut now = HashSet::new();
+        for stall in stalls.into_iter().collect::<io::Result<Vec<_>>>()?.into_iter().flatten() {
+            let Some(ids) = targets.get(&stall.peer) else { continue };
+            if !told.contains(&stall.cookie) {
+                ids.iter().for_each(|id| shared.stalled(*id));
+            }
+            now.insert(stall.cookie);
+        }
+        told = now;
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let diag = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    bind(diag.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    Ok(diag)
+}
+
+/// The stalls of one address family.
+fn ask(diag: &OwnedFd, family: AddressFamily) -> io::Result<Vec<Stall>> {
+    send(diag.as_raw_fd(), &question(family), MsgFlags::empty())?;
+    let mut stalls = Vec::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        // The next part is there before the last one is handed out: this never has to wait.
+        let length = recv(diag.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+        if read(&buffer[..length], &mut stalls)? {
+            return Ok(stalls);
+        }
+    }
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2` (linux/inet_diag.h): all TCP sockets in [`STATES`].
+fn question(family: AddressFamily) -> Vec<u8> {
+    const REQUEST: usize = 56;
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    let mut question = Vec::with_capacity(HEADER + REQUEST);
+    question.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
+    question.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    question.extend(flags.to_ne_bytes());
+    // Sequence number and port: one question at a time needs neither.
+    question.extend([0; 8]);
+    question.extend([family as u8, libc::IPPROTO_TCP as u8, 0, 0]);
+    question.extend(STATES.to_ne_bytes());
+    // No address to look for.
+    question.resize(HEADER + REQUEST, 0);
+    question
+}
+
+/// Takes the stalls out of one part of an answer; whether it was the last one.
+fn read(mut part: &[u8], stalls: &mut Vec<Stall>) -> io::Result<bool> {
+    while let Some((header, _)) = part.split_at_checked(HEADER) {
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let Some(body) = part.get(HEADER..length) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer of sock_diag is cut"));
+        };
+        match i32::from(u16::from_ne_bytes([header[4], header[5]])) {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => {
+                let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                return Err(io::Error::from_raw_os_error(-code));
+            }
+            _ => stalls.extend(body.first_chunk().and_then(stall)),
+        }
+        // Messages begin at multiples of four bytes.
+        part = part.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// `struct inet_diag_msg`: family, state, timer and timeouts in a row, two ports, two addresses, a device, the cookie.
+fn stall(message: &[u8; MESSAGE]) -> Option<Stall> {
+    let (timer, timeouts) = (message[2], message[3]);
+    if timer != RETRANSMITTING || timeouts < TIMEOUTS {
+        return None;
+    }
+    let port = u16::from_be_bytes([message[6], message[7]]);
+    let address: &[u8; 16] = message[24..].first_chunk()?;
+    let ip = match i32::from(message[0]) {
+        libc::AF_INET => IpAddr::from([address[0], address[1], address[2], address[3]]),
+        _ => IpAddr::from(*address).to_canonical(),
+    };
+    let cookie = u64::from_ne_bytes(*message[44..].first_chunk()?);
+    Some(Stall { peer: SocketAddr::new(ip, port), cookie })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(timer: u8, timeouts: u8) -> [u8; MESSAGE] {
+        let mut message = [0; MESSAGE];
+        message[..4].copy_from_slice(&[libc::AF_INET as u8, 1, timer, timeouts]);
+        message[6..8].copy_from_slice(&8000_u16.to_be_bytes());
+        message[24..28].copy_from_slice(&[10, 0, 0, 1]);
+        message[44..52].copy_from_slice(&77_u64.to_ne_bytes());
+        message
+    }
+
+    fn part(kind: i32, body: &[u8]) -> Vec<u8> {
+        let mut part = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+        part.extend((kind as u16).to_ne_bytes());
+        part.extend([0; 10]);
+        part.extend(body);
+        part
+    }
+
+    #[test]
+    fn only_repeated_timeouts_are_stalls() {
+        let peer = "10.0.0.1:8000".parse().unwrap();
+        assert_eq!(stall(&message(RETRANSMITTING, 2)), Some(Stall { peer, cookie: 77 }));
+        assert_eq!(stall(&message(RETRANSMITTING, 1)), None);
+        assert_eq!(stall(&message(2, 5)), None, "a keepalive probe is no retransmission");
+    }
+
+    #[test]
+    fn answers_come_in_parts_and_may_be_errors() {
+        let socket = part(i32::from(SOCK_DIAG_BY_FAMILY), &message(RETRANSMITTING, 3));
+        let mut stalls = Vec::new();
+        assert!(!read(&[socket.clone(), socket.clone()].concat(), &mut stalls).unwrap());
+        assert!(read(&[socket.clone(), part(libc::NLMSG_DONE, &[0; 4])].concat(), &mut stalls).unwrap());
+        assert_eq!(stalls.len(), 3);
+        let refused = read(&part(libc::NLMSG_ERROR, &(-libc::EPERM).to_ne_bytes()), &mut stalls);
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert!(read(&socket[..40], &mut stalls).is_err());
+    }
+}
