@@ -6,8 +6,8 @@ use landbridge::config::Config;
 
 /// The block of text that follows `path: NAME` in `write_files`, without its indentation.
 fn file(yaml: &str, name: &str) -> String {
-    let after = yaml.split_once(&format!("path: {name}\n")).unwrap().1;
-    let block = after.split_once("content: |\n").unwrap().1;
+    let after = yaml.split_once(&format!("path: {name}\n")).expect("the file is written").1;
+    let block = after.split_once("content: |\n").expect("it has a content").1;
     let indented = |line: &&str| line.is_empty() || line.starts_with("      ");
     block.lines().take_while(indented).map(|line| line.trim_start_matches("      ").to_owned() + "\n").collect()
 }

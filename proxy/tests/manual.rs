@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Output};
 
 fn landbridge(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_landbridge")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_landbridge")).args(arguments).output().expect("the program starts");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     output
 }
