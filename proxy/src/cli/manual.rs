@@ -31,6 +31,9 @@ pub(super) fn man(folder: Option<&Path>) -> Exit {
 }
 
 fn page(command: Command) -> io::Result<()> {
+    // As `generate_to` does it, so that both are the same.
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
     clap_mangen::Man::new(command).render(&mut io::stdout())
 }
 
