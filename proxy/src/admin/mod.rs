@@ -8,8 +8,9 @@ pub(crate) mod api;
 pub(crate) mod control;
 mod metrics;
 mod page;
+mod peer;
 mod ready;
-mod status;
+pub(crate) mod status;
 
 use std::convert::Infallible;
 use std::io;
