@@ -26,12 +26,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
 use crate::config::overlap;
+use crate::systemd::activation::Activated;
 
 /// Tells the new process what its standard input is.
 const VARIABLE: &str = "LANDBRIDGE_HANDOVER";
 
 /// How long to wait until the other process has taken some of what fills the buffer between them.
 const FULL: Duration = Duration::from_millis(5);
+
+/// What systemd says to one process by its id.
+const MINE_ALONE: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
 
 /// What the new process says when it could serve.
 const READY: &[u8] = b"ready";
@@ -99,6 +103,10 @@ impl Successor {
         let (link, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(io::Error::from)?;
         let mut command = Command::new(program);
         command.arg("run").arg("--config").arg(config).env(VARIABLE, "stdin").stdin(Stdio::from(far));
+        // systemd's word to this process about sockets that are handed over here, and whose watchdog the new one answers.
+        for variable in MINE_ALONE {
+            command.env_remove(variable);
+        }
         let failed = |source| HandoverError::Start { program: program.display().to_string(), source };
         let successor = Self { child: command.spawn().map_err(failed)?, link };
         for (kind, of_kind) in descriptors {
@@ -195,10 +203,11 @@ impl Drop for EndedOnDrop {
     }
 }
 
-/// What the former process has handed over.
+/// What the former process has handed over, or else systemd.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
-    link: OwnedFd,
+    /// To the former process, if there is one.
+    link: Option<OwnedFd>,
     listeners: HashMap<SocketAddr, Vec<Socket>>,
     admin: HashMap<SocketAddr, Socket>,
     control: Option<Socket>,
@@ -211,9 +220,10 @@ impl Inheritance {
             return Ok(None);
         }
         let link = io::stdin().as_fd().try_clone_to_owned()?;
-        let mut inheritance = Self { link, listeners: HashMap::new(), admin: HashMap::new(), control: None };
+        let (listeners, admin) = (HashMap::new(), HashMap::new());
+        let mut inheritance = Self { link: None, listeners, admin, control: None };
         loop {
-            match receive_some(inheritance.link.as_fd(), MsgFlags::empty())? {
+            match receive_some(link.as_fd(), MsgFlags::empty())? {
                 (Kind::Listener(address), sockets) => {
                     inheritance.listeners.entry(address).or_default().extend(sockets);
                 }
@@ -223,14 +233,46 @@ impl Inheritance {
                 (Kind::Control, sockets) => inheritance.control = sockets.into_iter().next(),
                 // They come later.
                 (Kind::Shadow, _) => {}
-                (Kind::End, _) => return Ok(Some(inheritance)),
+                (Kind::End, _) => return Ok(Some(Self { link: Some(link), ..inheritance })),
             }
         }
     }
 
-    /// The sockets that listen on `address`.
-    pub(crate) fn listeners(&mut self, address: SocketAddr) -> Vec<Socket> {
-        self.listeners.remove(&address).unwrap_or_default()
+    /// What systemd has handed over; `None` if that is nothing.
+    pub(crate) fn activated(Activated { internet, unix }: Activated) -> Option<Self> {
+        if internet.is_empty() && unix.is_empty() {
+            return None;
+        }
+        let mut listeners: HashMap<_, Vec<_>> = HashMap::new();
+        for (address, socket) in internet {
+            listeners.entry(address).or_default().push(socket);
+        }
+        Some(Self { link: None, listeners, admin: HashMap::new(), control: unix.into_iter().next() })
+    }
+
+    /// Whether a former process serves meanwhile.
+    pub(crate) fn takes_over(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// What listens and nobody has asked for.
+    pub(crate) fn unclaimed(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.keys().copied()
+    }
+
+    /// The sockets that listen on `address`, for so many workers.
+    ///
+    /// systemd opens one, as root: another user's sockets cannot be bound beside it (SO_REUSEPORT asks for one user), so that
+    /// the workers share it.
+    pub(crate) fn listeners(&mut self, address: SocketAddr, workers: usize) -> io::Result<Vec<Socket>> {
+        let mut sockets = self.listeners.remove(&address).unwrap_or_default();
+        if let (None, [first, ..]) = (&self.link, sockets.as_slice()) {
+            let shared = (sockets.len()..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+            sockets.extend(shared);
+        }
+        // What the workers here are too few for, the former process serves until it has drained.
+        sockets.truncate(workers);
+        Ok(sockets)
     }
 
     /// Whether the former process listens on something that overlaps `address`.
@@ -240,7 +282,11 @@ impl Inheritance {
 
     /// The socket of the admin address.
     pub(crate) fn admin(&mut self, address: SocketAddr) -> Option<Socket> {
-        self.admin.remove(&address)
+        let activated = match self.link {
+            Some(_) => None,
+            None => self.listeners.remove(&address).and_then(|mut sockets| sockets.pop()),
+        };
+        activated.or_else(|| self.admin.remove(&address))
     }
 
     /// The control socket.
@@ -251,7 +297,8 @@ impl Inheritance {
     /// Tells the former process that this one could serve, and waits until the joined sessions are this one's: the sockets
     /// that hold their ports.
     pub(crate) async fn take_over(&self) -> Result<Vec<OwnedFd>, HandoverError> {
-        let link = Link::new(self.link.try_clone()?)?;
+        let Some(link) = &self.link else { return Ok(Vec::new()) };
+        let link = Link::new(link.try_clone()?)?;
         link.say(READY)?;
         let shadows = async {
             let mut shadows = Vec::new();
@@ -271,7 +318,9 @@ impl Inheritance {
 
     /// Tells the former process that this one serves.
     pub(crate) fn say_serving(&self) -> io::Result<()> {
-        send(self.link.as_raw_fd(), SERVING, MsgFlags::MSG_NOSIGNAL)?;
+        if let Some(link) = &self.link {
+            send(link.as_raw_fd(), SERVING, MsgFlags::MSG_NOSIGNAL)?;
+        }
         Ok(())
     }
 }

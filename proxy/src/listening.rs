@@ -56,7 +56,7 @@ pub(crate) struct Bound {
 
 impl Listening {
     /// Binds what `config` has and this does not, for so many workers. Nothing stays bound after an error.
-    /// What a former process has handed over is used rather than bound.
+    /// What a former process or systemd has handed over is used rather than bound.
     pub(crate) fn bind_new(
         &mut self,
         config: &Config,
@@ -68,9 +68,8 @@ impl Listening {
             if self.bound.iter().any(|bound| bound.is(address, &listener.tcp)) {
                 continue;
             }
-            let mut sockets = inheritance.as_mut().map_or_else(Vec::new, |of| of.listeners(address));
-            // What the workers here are too few for, the former process serves until it has drained.
-            sockets.truncate(workers);
+            let inherited = inheritance.as_mut().map_or(Ok(Vec::new()), |of| of.listeners(address, workers));
+            let mut sockets = inherited.map_err(|source| BindError::Socket { address, source })?;
             for socket in &sockets {
                 listener::configure(socket, address, &listener.tcp)?;
             }

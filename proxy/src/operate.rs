@@ -61,11 +61,7 @@ impl Shared {
         self.orders().set_state(self.subject(found), state);
         info!(of, state = state.label(), "state ordered");
         self.set_state(found, state);
-        let targets = match found {
-            Found::Target(id) => vec![id],
-            Found::Group(group) => self.config.target_ids().filter(|id| id.group == group).collect(),
-        };
-        for id in targets {
+        for id in self.targets_of(found) {
             match self.admin_state(id) {
                 AdminState::Active => self.state(id).stop_ending(),
                 AdminState::Draining => self.end_sessions(id, OnDown::Drain, SessionEnd::Drained),
@@ -73,6 +69,25 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Resets the sessions that `of`, `GROUP` or `GROUP/TARGET`, has now; new ones come as before.
+    pub(crate) fn shut_down_sessions(&self, of: &str) -> Result<(), Unknown> {
+        let found = self.find(of)?;
+        info!(of, "sessions shut down");
+        for id in self.targets_of(found) {
+            let state = Arc::clone(self.state(id));
+            // Beside an end that a state or a failure has set, which goes on.
+            tokio::spawn(async move { state.cut_paced(SessionEnd::ShutDown).await });
+        }
+        Ok(())
+    }
+
+    fn targets_of(&self, found: Found) -> Vec<TargetId> {
+        match found {
+            Found::Target(id) => vec![id],
+            Found::Group(group) => self.config.target_ids().filter(|id| id.group == group).collect(),
+        }
     }
 
     /// Carries out, on a new configuration, what was ordered before.

@@ -29,11 +29,14 @@ use crate::handover::{HandoverError, Inheritance, Kind, Successor};
 use crate::listening::{Listening, Order};
 use crate::names::Names;
 use crate::net::listener::BindError;
+use crate::privileges;
 use crate::pulse::Pulse;
 use crate::reload::{self, Begun, Cause, Prepared, ReloadError, prepare};
 use crate::session_log::{SessionLog, SessionLogError};
 use crate::shared::{Running, Shared};
 use crate::signals::{Event, Signals};
+use crate::systemd::activation::{self, ActivationError};
+use crate::systemd::{Heart, Service};
 use crate::watch::{Watch, first_verdicts, watch_targets};
 use crate::ways::{adopt, start_fastpath, start_packet};
 use crate::worker::{self, Phase, Ways, WorkerError};
@@ -53,6 +56,9 @@ pub enum RunError {
     /// A former process started this one, and its sockets did not arrive.
     #[error(transparent)]
     Handover(#[from] HandoverError),
+    /// systemd's sockets cannot be used.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     /// It is not known what to start at an upgrade.
     #[error("cannot tell where this program is: {0}")]
     Program(#[source] io::Error),
@@ -71,7 +77,10 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let workers = config.runtime.workers.or_else(|| available_parallelism().ok()).map_or(1, usize::from);
     let mut listening = Listening::default();
     let program = env::current_exe().map_err(RunError::Program)?;
-    let mut inheritance = Inheritance::receive()?;
+    let mut inheritance = match Inheritance::receive()? {
+        Some(inheritance) => Some(inheritance),
+        None => Inheritance::activated(activation::receive()?),
+    };
     let bound = listening.bind_new(&config, workers, inheritance.as_mut())?;
     let session_log = SessionLog::start(&config.session_log)?;
     let names = Arc::new(Names::default());
@@ -108,30 +117,34 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
     let mut shadows = Vec::new();
     let (servers, packet) = match &mut inheritance {
-        None => {
-            let packet = start_packet(&first.config, &file);
-            let servers = admins(&packet).start(&first.config, None)?;
-            if !verdicts.await {
-                return Ok(());
-            }
-            (servers, packet)
-        }
-        Some(inherited) => {
+        Some(inherited) if inherited.takes_over() => {
             if !verdicts.await {
                 return Ok(());
             }
             shadows = inherited.take_over().await?;
             let packet = start_packet(&first.config, &file);
+            give_up_privileges(true);
             (admins(&packet).start(&first.config, Some(inherited))?, packet)
+        }
+        inherited => {
+            let packet = start_packet(&first.config, &file);
+            give_up_privileges(false);
+            let servers = admins(&packet).start(&first.config, inherited.as_mut())?;
+            if !verdicts.await {
+                return Ok(());
+            }
+            (servers, packet)
         }
     };
     let packet = packet.ok();
     let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };
     let ended = FuturesUnordered::new();
     let mut orders = Vec::new();
+    let mut heart = Heart::new();
     for index in 0..workers {
         let (sender, receiver) = unbounded_channel();
-        ended.push(worker::start(index, receiver, Arc::clone(&running), ways.clone(), phase_changes.clone())?);
+        let (running, pulse) = (Arc::clone(&running), heart.pulse());
+        ended.push(worker::start(index, receiver, running, ways.clone(), phase_changes.clone(), pulse)?);
         orders.push(sender);
     }
     // Before anybody accepts or dials: the ports of these sessions are taken.
@@ -142,7 +155,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     }
     info!(workers, "ready");
     drop(first);
+    let service = Service::ready(&running, &phase_changes, heart);
     if let Some(inheritance) = inheritance {
+        if !inheritance.takes_over() {
+            let unclaimed = inheritance.unclaimed();
+            unclaimed
+                .for_each(|address| warn!(%address, "systemd listens here for nobody: no listener has this address"));
+        }
         inheritance.say_serving().map_err(HandoverError::from)?;
     }
     let waiting = Vec::new();
@@ -162,6 +181,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         control,
         waiting,
         packet,
+        service,
     }
     .serve(signals, ended)
     .await?;
@@ -173,6 +193,14 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     }
     info!("ended");
     Ok(())
+}
+
+/// From here on everything that is started may do as little. `filtered`: the former process has seen to a part of it.
+fn give_up_privileges(filtered: bool) {
+    // Sessions are worth more than what it protects from.
+    if let Err(error) = privileges::give_up(filtered) {
+        error!("the daemon goes on with more rights than it needs: {error}");
+    }
 }
 
 /// What the servers for operators need.
@@ -227,6 +255,7 @@ struct Supervisor {
     control: UnboundedReceiver<ReloadWish>,
     /// Who waits for the reload that is on its way.
     waiting: Vec<ReloadWish>,
+    service: Service,
     packet: Option<Arc<PacketPath>>,
 }
 
@@ -306,6 +335,7 @@ impl Supervisor {
                 Some(outcome) = &mut upgrade, if !upgrade.is_terminated() => match outcome {
                     Ok(successor) => {
                         info!(successor, "the new process serves");
+                        self.service.hand_over();
                         self.servers.drain(..).for_each(|(_, server)| server.stop());
                         deadline = Some(Instant::now() + self.drain());
                     }
@@ -349,6 +379,7 @@ impl Supervisor {
     fn drain(&mut self) -> Duration {
         let timeout = self.running.load().config.runtime.drain_timeout;
         info!(?timeout, "draining: no new sessions");
+        self.service.stopping(timeout);
         self.waiting.clear();
         self.control.close();
         while self.control.try_recv().is_ok() {}
@@ -379,6 +410,7 @@ impl Supervisor {
     /// learn the outcome.
     fn begin_reload(&mut self, wishes: Vec<ReloadWish>) -> Option<Begun> {
         info!(file = %self.file.display(), "reloading");
+        self.service.reloading();
         let loaded = Config::load(&self.file).map_err(ReloadError::from);
         let begun = loaded.and_then(|template| self.begin(template, Cause::File));
         match begun {
@@ -389,6 +421,7 @@ impl Supervisor {
             Err(error) => {
                 self.running.note_reload(false);
                 error!("the configuration stays as it is: {error}");
+                self.service.reloaded();
                 tell(wishes, &Err(error.to_string()));
                 None
             }
@@ -426,6 +459,7 @@ impl Supervisor {
         former.end_removed(&shared);
         match cause {
             Cause::File => {
+                self.service.reloaded();
                 self.running.note_reload(true);
                 info!(generation = shared.generation, "reloaded");
             }

@@ -2,7 +2,8 @@
 //!
 //! Every worker has a listening socket for each address; the kernel spreads connections over them (SO_REUSEPORT).
 //! Which sockets these are the supervisor says ([`Order`]).
-//! Tasks: one acceptor per socket, one per session, one that watches promoted directions. On [`Phase::Draining`] the acceptors take what is already waiting and
+//! Tasks: one acceptor per socket, one per session, one that watches promoted directions, one that shows that the worker
+//! turns. On [`Phase::Draining`] the acceptors take what is already waiting and
 //! close; on [`Phase::Ending`] the sessions are cancelled, which resets them.
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use crate::net::listener::Acceptor;
 use crate::net::relay::{Buffers, Kernel};
 use crate::session;
 use crate::shared::{Running, Shared};
+use crate::systemd::Pulse;
 
 /// What the daemon is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,13 +93,14 @@ pub(crate) fn start(
     running: Arc<Running>,
     ways: Ways,
     phase: watch::Receiver<Phase>,
+    pulse: Pulse,
 ) -> Result<impl Future<Output = Result<(), WorkerError>> + use<>, WorkerError> {
     let (done, ended) = oneshot::channel();
     let body = move || {
         let result = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
-            .and_then(|runtime| runtime.block_on(run(index, orders, running, ways, phase)));
+            .and_then(|runtime| runtime.block_on(run(index, orders, running, ways, phase, pulse)));
         // Nobody listens any more only when the daemon is exiting.
         let _ = done.send(result);
     };
@@ -117,7 +120,9 @@ async fn run(
     running: Arc<Running>,
     ways: Ways,
     mut phase: watch::Receiver<Phase>,
+    pulse: Pulse,
 ) -> io::Result<()> {
+    spawn_local(pulse.answer());
     let kernel = ways.sockmap.map(kernel).transpose()?;
     let tasks = TaskTracker::new();
     let ending = CancellationToken::new();

@@ -33,6 +33,15 @@ pub enum Tool {
 impl Tool {
     /// A command that runs it on `host`; an error if it is not installed.
     pub fn on(self, host: &Host) -> Result<Command> {
+        Ok(host.command(self.path()?))
+    }
+
+    /// A command that runs it on the machine of the tests; an error if it is not installed.
+    pub fn here(self) -> Result<Command> {
+        Ok(Command::new(self.path()?))
+    }
+
+    fn path(self) -> Result<PathBuf> {
         let path = match self {
             Self::Curl => on_path("curl"),
             Self::Wrk => on_path("wrk"),
@@ -44,8 +53,7 @@ impl Tool {
             Self::Chromium => on_path("chromium"),
             Self::Python => Some(python()).filter(|path| path.is_file()),
         };
-        let path = path.with_context(|| format!("{self:?} is not installed; run cargo xtask setup --tests"))?;
-        Ok(host.command(path))
+        path.with_context(|| format!("{self:?} is not installed; run cargo xtask setup --tests"))
     }
 }
 

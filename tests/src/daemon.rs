@@ -1,7 +1,9 @@
 //! The daemon under test.
 
+use std::fs::Permissions;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +39,9 @@ impl Daemon {
         let folder = TempDir::new()?;
         let mut file = NamedTempFile::with_suffix(".toml")?;
         write!(file, "{}", config.clone().socket(&folder.path().join(SOCKET)))?;
+        // It may run as another user.
+        std::fs::set_permissions(file.path(), Permissions::from_mode(0o644))?;
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
         let landbridge = binary("landbridge")?;
         let mut command = match wrapper {
             [] => host.command(landbridge),
@@ -128,6 +133,7 @@ impl Daemon {
         // In one step, as an editor would: the daemon never reads half a file.
         let mut next = NamedTempFile::with_suffix(".toml")?;
         next.write_all(text.as_bytes())?;
+        std::fs::set_permissions(next.path(), Permissions::from_mode(0o644))?;
         std::fs::rename(next.into_temp_path().keep()?, self.config.path())?;
         Ok(())
     }

@@ -77,8 +77,7 @@ impl Net {
 
     /// Target host `index` is reached again.
     pub fn mend_target(&self, index: u8) -> Result<()> {
-        let host = &self.targets[usize::from(index)];
-        self.each_way(host, index + 1, |from, device, address| from.ip(&format!("neigh del {address} dev {device}")))
+        self.neighbours(&self.targets[usize::from(index)], index + 1, "del", "")
     }
 
     /// From now on nothing passes between the proxy and the client.
@@ -88,19 +87,20 @@ impl Net {
 
     /// Both ends of a link go on sending, to a device that does not exist.
     fn cut(&self, host: &Host, number: u8) -> Result<()> {
-        self.each_way(host, number, |from, device, address| {
-            from.ip(&format!("neigh replace {address} lladdr {NOBODY} dev {device} nud permanent"))
-        })
+        self.neighbours(host, number, "replace", &format!("lladdr {NOBODY} nud permanent"))
     }
 
-    /// Does something with each neighbour that the ends of a link have on it.
-    fn each_way(&self, host: &Host, number: u8, act: impl Fn(&Host, &str, IpAddr) -> Result<()>) -> Result<()> {
-        let near = [near_v4(number).into(), near_v6(number).into()];
-        let far = [host.v4(0).ip(), host.v6(0).ip()];
-        for address in far {
-            act(&self.proxy, host.name(), address)?;
+    /// Changes what both ends of a link know of each other's hardware.
+    fn neighbours(&self, host: &Host, number: u8, change: &str, to: &str) -> Result<()> {
+        let near: [IpAddr; 2] = [near_v4(number).into(), near_v6(number).into()];
+        for (from, device, addresses) in
+            [(&self.proxy, host.name(), [host.v4(0).ip(), host.v6(0).ip()]), (host, FAR_DEVICE, near)]
+        {
+            for address in addresses {
+                from.ip(&format!("neigh {change} {address} dev {device} {to}"))?;
+            }
         }
-        near.into_iter().try_for_each(|address| act(host, FAR_DEVICE, address))
+        Ok(())
     }
 
     /// An address that the proxy has no way to.

@@ -116,6 +116,25 @@ fn sessions_are_listed() -> Result<()> {
 }
 
 #[test]
+fn sessions_are_shut_down_and_new_ones_come() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    let (streams, shares) = pair.sessions(&daemon, 4)?;
+    assert_eq!(shares, BTreeMap::from([('a', 2), ('b', 2)]));
+    let answer: Value = serde_json::from_str(&daemon.cli_good(&["shutdown", "sessions", "onprem/first", "--json"])?)?;
+    assert_eq!(answer["groups"][0]["targets"][0]["state"], "active");
+    daemon.wait_ended(2, "shut_down")?;
+    let (more, shares) = pair.sessions(&daemon, 2)?;
+    assert_eq!(shares, BTreeMap::from([('a', 1), ('b', 1)]));
+    daemon.cli_good(&["shutdown", "sessions", "onprem"])?;
+    for mut stream in streams.into_iter().chain(more) {
+        stream.expect_ending(Ending::Reset)?;
+    }
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "shut_down")], 6.0)?;
+    daemon.stop().map(drop)
+}
+
+#[test]
 fn weights_change_at_once_and_outlast_reloads() -> Result<()> {
     let pair = Pair::start()?;
     let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;

@@ -20,20 +20,25 @@ const JOINS: &str = "landbridge_datapath_joins_total";
 
 /// Sessions whose clients talk all the time.
 struct Talk {
+    go: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
     clients: JoinHandle<Result<Vec<TcpStream>>>,
 }
 
 impl Talk {
-    /// Opens so many sessions, each of which then says something and hears it again, round by round.
+    /// Opens so many sessions, each of which says something and hears it again: once, and round by round when it may go on.
     fn start(net: &Net, address: SocketAddr, sessions: usize) -> Self {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let go = Arc::new(AtomicBool::new(false));
+        let begun = Arc::clone(&go);
         let (told, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
         let clients = net.client.spawn(move || {
             let connect = |_| -> Result<_> {
-                let stream = TcpStream::connect(address)?;
+                let mut stream = TcpStream::connect(address)?;
                 stream.set_nodelay(true)?;
+                // One after the other: a target's accept queue is shorter than the crowd.
+                stream.expect_echo(b"hello")?;
                 Ok(stream)
             };
             let mut streams = (0..sessions).map(connect).collect::<Result<Vec<_>>>()?;
@@ -47,10 +52,14 @@ impl Talk {
                     stream.expect(message(round, number).as_bytes()).with_context(|| format!("session {number}"))?;
                 }
                 counted.fetch_add(1, Ordering::Relaxed);
+                eventually("the others are ready", || {
+                    ensure!(begun.load(Ordering::Relaxed), "not yet");
+                    Ok(())
+                })?;
             }
             Ok(streams)
         });
-        Self { stop, rounds, clients }
+        Self { go, stop, rounds, clients }
     }
 
     /// Waits until everybody was answered a few times more.
@@ -84,7 +93,9 @@ fn joined(sessions: usize, config: impl FnOnce(SocketAddr) -> Config) -> Result<
     let echo = Echo::start(&net.targets[0], 9000)?;
     let daemon = Daemon::start(&net.proxy, &config(echo.address()))?;
     let talk = Talk::start(&net, daemon.v4(), sessions);
+    // Sessions that talk without a pause are joined later.
     daemon.wait_metric(JOINS, &[], sessions as f64)?;
+    talk.go.store(true, Ordering::Relaxed);
     Ok((net, echo, daemon, talk))
 }
 

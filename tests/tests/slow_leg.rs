@@ -90,7 +90,9 @@ fn a_client_that_does_not_read_is_slow() -> Result<()> {
         while stream.write_all(&block).is_ok() {}
         Ok(())
     })?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(target.address()))?;
+    // What waits for the client of a joined session waits at the target, where nobody here sees it.
+    let config = Config::single(target.address()).listener("datapath = \"splice\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
     let mut client = net.client.connect(daemon.v4())?;
     client.read_exact(&mut [0; 1])?;
     wait_slow(&daemon, Some("client"))?;

@@ -5,8 +5,10 @@ mod bench;
 mod build;
 mod child;
 mod command;
+mod debian;
 mod linker;
 mod lint;
+mod package;
 mod progress;
 mod run;
 mod setup;
@@ -64,6 +66,12 @@ enum Verb {
     },
     /// Set up the peers, and measure landbridge against them (needs root).
     Bench(bench::Arguments),
+    /// Set up, build with the release profile, and make a Debian package in target/package/deb.
+    Package {
+        /// Package the development build instead, which is built faster and is what the tests have.
+        #[arg(long)]
+        dev: bool,
+    },
     /// Check formatting, lints, and that the core stays free of I/O.
     Lint,
 }
@@ -89,6 +97,7 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Run { config, release } => run::run(config.as_deref(), Profile::from_release(release)),
         Verb::Test { long, filter } => test::test(long, filter.as_deref()),
         Verb::Bench(arguments) => bench::bench(&arguments),
+        Verb::Package { dev } => package::package(Profile::from_release(!dev)).map(drop),
         Verb::Lint => lint::lint(),
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::command::{output, show};
 use crate::setup::setup;
 use crate::workspace::{self, Profile};
-use crate::{build, test_tools};
+use crate::{build, debian, package, test_tools};
 
 /// The packages whose tests need nothing but cargo.
 const WITHOUT_ROOT: [&str; 4] = ["landbridge", "landbridge-core", "landbridge-common", "xtask"];
@@ -25,12 +25,17 @@ pub(crate) fn test(long: bool, filter: Option<&str>) -> Result<()> {
 
     let object = build::object(&setup(true)?)?;
     build::binaries(Profile::Dev, &object)?;
+    // Where the package is installed, and the package.
+    let installed = if long { Some((debian::system()?.0, package::package(Profile::Dev)?)) } else { None };
     let path = path()?;
     let cargo = || {
         let mut cargo = workspace::cargo_with(&object);
         cargo.env("LANDBRIDGE_BIN", workspace::binary(Profile::Dev, "landbridge")).env("PATH", &path);
         if long {
             cargo.env("LANDBRIDGE_LONG", "1");
+        }
+        if let Some((system, package)) = &installed {
+            cargo.env("LANDBRIDGE_DEBIAN", system).env("LANDBRIDGE_DEB", package);
         }
         cargo
     };

@@ -12,7 +12,7 @@ use crate::progress::say;
 use crate::{apt, workspace};
 
 /// Debian packages, and what each is for.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("curl", "HTTP/1.1 client"),
     ("wrk", "HTTP/1.1 load"),
     ("nghttp2-client", "h2load: HTTP/2 and gRPC load"),
@@ -20,6 +20,7 @@ const PACKAGES: [(&str, &str); 11] = [
     ("iproute2", "ip: network namespaces and veth pairs"),
     ("ethtool", "offloads of veth pairs"),
     ("python3-venv", "the Python clients below"),
+    ("systemd", "systemd-socket-activate and systemd-analyze; nothing of it is started"),
     ("libpcre2-8-0", "nginx, which is unpacked and not installed"),
     ("libssl3", "nginx"),
     ("chromium", "the browser that looks at the status page"),

@@ -35,13 +35,15 @@ pub enum SessionEnd {
     MaxAge,
     /// The daemon, the group or the target was drained and the deadline passed.
     Drained,
+    /// The operator shut its sessions down (`landbridge shutdown sessions`).
+    ShutDown,
     /// It goes on at packet level, and another process adopts it.
     Left,
 }
 
 impl SessionEnd {
     /// Every end, in a fixed order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::ClientReset,
@@ -58,6 +60,7 @@ impl SessionEnd {
         Self::TargetDown,
         Self::MaxAge,
         Self::Drained,
+        Self::ShutDown,
         Self::Left,
     ];
 
@@ -80,6 +83,7 @@ impl SessionEnd {
             | Self::TargetDown
             | Self::MaxAge
             | Self::Drained
+            | Self::ShutDown
             | Self::Left => false,
         }
     }
@@ -103,6 +107,7 @@ impl SessionEnd {
             Self::TargetDown => "target_down",
             Self::MaxAge => "max_age",
             Self::Drained => "drained",
+            Self::ShutDown => "shut_down",
             Self::Left => "left",
         }
     }

@@ -112,6 +112,14 @@ pub(crate) struct SetState {
     pub(crate) state: String,
 }
 
+/// The body of `POST /shutdown`: resets the sessions that there are, and changes nothing for new ones.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Shutdown {
+    /// `GROUP` or `GROUP/TARGET`.
+    pub(crate) of: String,
+}
+
 /// The answer to `POST /reload` and `POST /plan`: what has changed, or would.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Changes {

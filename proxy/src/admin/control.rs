@@ -1,4 +1,4 @@
-//! The control socket: HTTP on a Unix socket, for the command line on the same machine. Only its owner and group can use it.
+//! The control socket: HTTP on a Unix socket, for the command line on the same machine. Root, the daemon's user and its group can use it.
 //!
 //! Tasks: one that accepts, one per connection; cancelling loses an answer at most.
 
@@ -25,10 +25,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::api::{Changes, Refusal, SetState, SetWeight};
-use super::{ACCEPT_BACKOFF, HEAD_TIMEOUT, Server, status};
+use super::api::{Changes, Refusal, SetState, SetWeight, Shutdown};
+use super::{ACCEPT_BACKOFF, HEAD_TIMEOUT, Server, peer, status};
 use crate::config::Config;
 use crate::config::diff::Plan;
 use crate::operate::Unknown;
@@ -125,9 +125,19 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 async fn serve(control: Arc<Control>, stream: tokio::net::UnixStream) {
+    let stranger = peer::check(&stream).err().map(|error| error.to_string());
+    if let Some(error) = &stranger {
+        warn!("{error}");
+    }
     let answer = service_fn(|request: Request<Incoming>| {
-        let control = Arc::clone(&control);
-        async move { Ok::<_, Infallible>(control.answer(request).await.unwrap_or_else(Refused::response)) }
+        let (control, stranger) = (Arc::clone(&control), stranger.clone());
+        async move {
+            let answer = match stranger {
+                Some(error) => Err(Refused { status: StatusCode::FORBIDDEN, error }),
+                None => control.answer(request).await,
+            };
+            Ok::<_, Infallible>(answer.unwrap_or_else(Refused::response))
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -164,6 +174,11 @@ impl Control {
                     Refused::bad(format!("there is no state \"{state}\"; use active, draining or disabled"))
                 })?;
                 self.running.load().order_state(&of, state)?;
+                Ok(json(&status::status(&self.running, *self.phase.borrow())))
+            }
+            (&Method::POST, "/shutdown") => {
+                let Shutdown { of } = parsed(body).await?;
+                self.running.load().shut_down_sessions(&of)?;
                 Ok(json(&status::status(&self.running, *self.phase.borrow())))
             }
             (&Method::POST, "/reload") => self.reload().await,

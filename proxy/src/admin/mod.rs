@@ -1,14 +1,16 @@
 //! The admin address and, in `control`, the control socket.
 //!
-//! The admin address: `/metrics`, `/livez` and `/readyz`, read-only, for operators and health checks.
+//! The admin address: the status page, `/metrics`, `/livez` and `/readyz`, read-only, for operators and health checks.
 //!
 //! Tasks: one that accepts, one per connection; cancelling loses an answer at most.
 
 pub(crate) mod api;
 pub(crate) mod control;
 mod metrics;
+mod page;
+mod peer;
 mod ready;
-mod status;
+pub(crate) mod status;
 
 use std::convert::Infallible;
 use std::io;
@@ -19,7 +21,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -100,7 +102,7 @@ pub(crate) fn start(
     let listener = inherited.map_or_else(|| listen(address), Ok).map_err(failed)?;
     let socket = listener.try_clone().map_err(failed)?;
     let listener = TcpListener::from_std(listener.into()).map_err(failed)?;
-    info!(%address, "admin address: /metrics /livez /readyz");
+    info!(%address, "admin address: / /metrics /livez /readyz");
     let admin = Arc::new(Admin { running, phase, metrics: Metrics::new(kernel) });
     let task = tokio::spawn(async move {
         loop {
@@ -143,20 +145,32 @@ async fn serve(admin: Arc<Admin>, stream: tokio::net::TcpStream) {
 impl Admin {
     fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         let (status, text) = match path {
-            "/metrics" | "/livez" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
+            "/" | "/style.css" | "/metrics" | "/livez" | "/readyz"
+                if !matches!(*method, Method::GET | Method::HEAD) =>
+            {
                 (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned())
             }
+            "/" => (StatusCode::OK, page::html(&self.running, *self.phase.borrow())),
+            "/style.css" => (StatusCode::OK, page::STYLE.to_owned()),
             "/metrics" => (StatusCode::OK, self.metrics.render(&self.running)),
             "/livez" => (StatusCode::OK, "alive\n".to_owned()),
             "/readyz" => ready::answer(&self.running.load(), *self.phase.borrow(), query),
-            _ => (StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n".to_owned()),
+            _ => (StatusCode::NOT_FOUND, "not found; there are /, /metrics, /livez and /readyz\n".to_owned()),
         };
-        let content_type = if path == "/metrics" { "text/plain; version=0.0.4" } else { "text/plain; charset=utf-8" };
+        let content_type = match path {
+            "/" if status == StatusCode::OK => "text/html; charset=utf-8",
+            "/style.css" if status == StatusCode::OK => "text/css; charset=utf-8",
+            "/metrics" => "text/plain; version=0.0.4",
+            _ => "text/plain; charset=utf-8",
+        };
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
     }

@@ -10,7 +10,7 @@ use crate::shared::{Running, Shared};
 use crate::worker::Phase;
 
 /// Everything but the sessions.
-pub(super) fn status(running: &Running, phase: Phase) -> Status {
+pub(crate) fn status(running: &Running, phase: Phase) -> Status {
     let shared = running.load();
     let phase = match phase {
         Phase::Serving => "serving",

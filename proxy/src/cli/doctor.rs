@@ -1,10 +1,18 @@
 //! `landbridge doctor`: what this machine offers, and what to do about what it does not.
 
+mod check;
+mod host;
+
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::Arc;
+
+use caps::{CapSet, Capability as Right};
 
 use serde::Serialize;
 
+use self::check::Check;
+use self::host::Host;
 use super::Exit;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
 use crate::fastpath::packet::PacketPath;
@@ -13,12 +21,22 @@ use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
 ///
-/// The exit code says whether something would break. A missing fast path does not: the daemon then works in user space.
+/// With a configuration it also says whether this machine can carry that. The exit code says whether something would break.
+/// A missing fast path does not: the daemon then works in user space.
 ///
 /// # Errors
 /// Writing to stdout.
-pub(super) fn doctor(json: bool) -> io::Result<Exit> {
-    let report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), PacketPath::examine());
+pub(super) fn doctor(config: Option<&Path>, json: bool) -> io::Result<Exit> {
+    let config = match config.map(super::check::load).transpose() {
+        Ok(config) => config,
+        Err(exit) => return Ok(exit),
+    };
+    let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), PacketPath::examine());
+    if let Some(config) = config {
+        let exempt = caps::has_cap(None, CapSet::Effective, Right::CAP_SYS_RESOURCE).unwrap_or(false);
+        report.checks.extend(Host::observe(exempt).checks(&config));
+    }
+    let exit = if report.checks.iter().any(|check| check.breaks) { Exit::Failed } else { Exit::Good };
     let mut out = io::stdout().lock();
     if json {
         serde_json::to_writer_pretty(&mut out, &report)?;
@@ -27,7 +45,7 @@ pub(super) fn doctor(json: bool) -> io::Result<Exit> {
         report.print(&mut out)?;
     }
     out.flush()?;
-    Ok(Exit::Good)
+    Ok(exit)
 }
 
 /// Everything that was found.
@@ -37,16 +55,6 @@ struct Report {
     checks: Vec<Check>,
     fast_path: FastPathReport,
     packet_path: PacketPathReport,
-}
-
-/// One line of the report.
-#[derive(Debug, Serialize)]
-struct Check {
-    name: String,
-    ok: bool,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,9 +112,9 @@ impl Report {
     fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
         for check in &self.checks {
             let mark = if check.ok { "ok" } else { "no" };
-            writeln!(out, "{mark}  {:<20}{}", check.name, check.detail)?;
-            if let Some(remedy) = check.remedy {
-                writeln!(out, "    {:<20}-> {remedy}", "")?;
+            writeln!(out, "{mark}  {:<20} {}", check.name, check.detail)?;
+            if let Some(remedy) = &check.remedy {
+                writeln!(out, "    {:<20} -> {remedy}", "")?;
             }
         }
         match self.fast_path.reason {
@@ -161,16 +169,6 @@ fn packet_check(packet: Result<Vec<String>, Unavailable>) -> Check {
         Ok(devices) if devices.is_empty() => Check::good(NAME, "loaded; no device but loopback is up"),
         Ok(devices) => Check::good(NAME, format!("loaded; for the devices {}", devices.join(", "))),
         Err(why) => Check::bad(NAME, why.chain(), why.remedy()),
-    }
-}
-
-impl Check {
-    fn good(name: impl ToString, detail: impl ToString) -> Self {
-        Self { name: name.to_string(), ok: true, detail: detail.to_string(), remedy: None }
-    }
-
-    fn bad(name: impl ToString, detail: impl ToString, remedy: &'static str) -> Self {
-        Self { name: name.to_string(), ok: false, detail: detail.to_string(), remedy: Some(remedy) }
     }
 }
 

@@ -5,6 +5,7 @@ mod client;
 mod detach;
 mod doctor;
 mod log;
+mod manual;
 mod operate;
 mod run;
 mod table;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use landbridge_core::failover::AdminState;
 
 use crate::config::{ADMIN_SOCKET, units};
@@ -60,11 +62,17 @@ enum Verb {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Ends something that runs
+    #[command(subcommand)]
+    Shutdown(Shutdown),
     /// Changes something until the daemon ends, reloads included
     #[command(subcommand)]
     Set(Set),
     /// Has the running daemon read its configuration file again, and says what has changed
     Reload {
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -72,9 +80,37 @@ enum Verb {
     Detach,
     /// Says what the kernel offers and whether the fast path works here
     Doctor {
+        /// Also says whether this machine can carry what this configuration file promises
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Prints JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Prints what a shell needs to complete the command line
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Prints the manual page in roff
+    Man {
+        /// Writes a page for the program and for each of its verbs into this folder instead
+        #[arg(long, value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Shutdown {
+    /// Resets the sessions that a group or a target has now; new ones come as before
+    Sessions {
+        /// GROUP, or GROUP/TARGET by name or address
+        of: String,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
     },
 }
 
@@ -89,6 +125,9 @@ enum Set {
         /// For so long, such as 30m; then the configuration's weight counts again
         #[arg(long = "for", value_name = "TIME", value_parser = units::duration)]
         duration: Option<Duration>,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -99,6 +138,9 @@ enum Set {
         /// active; draining: no new sessions, what is left after runtime.drain_timeout is reset; disabled: all are reset
         #[arg(value_parser = AdminState::ALL.map(AdminState::label))]
         state: String,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -142,13 +184,18 @@ pub fn execute(arguments: Arguments) -> Exit {
         }
         Verb::Status { json, daemon } => operate::status(&daemon.socket, json),
         Verb::Sessions { json, daemon } => operate::sessions(&daemon.socket, json),
-        Verb::Set(Set::Weight { of, weight, duration, daemon }) => {
-            operate::set_weight(&daemon.socket, of, weight, duration)
+        Verb::Shutdown(Shutdown::Sessions { of, json, daemon }) => {
+            operate::shut_down_sessions(&daemon.socket, of, json)
         }
-        Verb::Set(Set::State { of, state, daemon }) => operate::set_state(&daemon.socket, of, state),
-        Verb::Reload { daemon } => operate::reload(&daemon.socket),
+        Verb::Set(Set::Weight { of, weight, duration, json, daemon }) => {
+            operate::set_weight(&daemon.socket, of, weight, duration, json)
+        }
+        Verb::Set(Set::State { of, state, json, daemon }) => operate::set_state(&daemon.socket, of, state, json),
+        Verb::Reload { json, daemon } => operate::reload(&daemon.socket, json),
+        Verb::Completions { shell } => manual::completions(shell),
+        Verb::Man { folder } => manual::man(folder.as_deref()),
         // Nobody reads stdout any more: there is nobody to tell either.
         Verb::Detach => detach::detach().unwrap_or(Exit::Failed),
-        Verb::Doctor { json } => doctor::doctor(json).unwrap_or(Exit::Failed),
+        Verb::Doctor { config, json } => doctor::doctor(config.as_deref(), json).unwrap_or(Exit::Failed),
     }
 }

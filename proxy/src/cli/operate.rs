@@ -1,4 +1,5 @@
-//! The verbs that talk to a running daemon: `status`, `sessions`, `set weight`, `set state`, `reload`.
+//! The verbs that talk to a running daemon: `status`, `sessions`, `set weight`, `set state`, `shutdown
+//! sessions`, `reload`.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,7 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, ClientError};
 use super::{Exit, table};
-use crate::admin::api::{Changes, GroupStatus, SessionStatus, SetState, SetWeight, Status, TargetStatus, WeightStatus};
+use crate::admin::api::{
+    Changes, GroupStatus, SessionStatus, SetState, SetWeight, Shutdown, Status, TargetStatus, WeightStatus,
+};
 use crate::config::units::written;
 
 /// `landbridge status`
@@ -29,19 +32,24 @@ pub(super) fn sessions(socket: &Path, json: bool) -> Exit {
 }
 
 /// `landbridge set weight`
-pub(super) fn set_weight(socket: &Path, of: String, weight: u16, duration: Option<Duration>) -> Exit {
+pub(super) fn set_weight(socket: &Path, of: String, weight: u16, duration: Option<Duration>, json: bool) -> Exit {
     let for_ms = duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    told(client::post::<Status>(socket, "/weight", &SetWeight { of, weight, for_ms }), false, status_text)
+    told(client::post::<Status>(socket, "/weight", &SetWeight { of, weight, for_ms }), json, status_text)
 }
 
 /// `landbridge set state`
-pub(super) fn set_state(socket: &Path, of: String, state: String) -> Exit {
-    told(client::post::<Status>(socket, "/state", &SetState { of, state }), false, status_text)
+pub(super) fn set_state(socket: &Path, of: String, state: String, json: bool) -> Exit {
+    told(client::post::<Status>(socket, "/state", &SetState { of, state }), json, status_text)
+}
+
+/// `landbridge shutdown sessions`
+pub(super) fn shut_down_sessions(socket: &Path, of: String, json: bool) -> Exit {
+    told(client::post::<Status>(socket, "/shutdown", &Shutdown { of }), json, status_text)
 }
 
 /// `landbridge reload`
-pub(super) fn reload(socket: &Path) -> Exit {
-    told(client::post::<Changes>(socket, "/reload", &()), false, |changes| lines(changes, "nothing has changed"))
+pub(super) fn reload(socket: &Path, json: bool) -> Exit {
+    told(client::post::<Changes>(socket, "/reload", &()), json, |changes| lines(changes, "nothing has changed"))
 }
 
 /// What a file would change: `landbridge check --against-running`.

@@ -142,7 +142,12 @@ zzz = 1"#,
             r#"[tls]
 cert = "x""#,
         ),
-        problems: &[("tls", 1, "unknown key", "the keys here are admin, datapath, group, listener, runtime")],
+        problems: &[(
+            "tls",
+            1,
+            "unknown key",
+            "the keys here are admin, datapath, dns, group, listener, log, runtime, session_log",
+        )],
     },
     Case {
         name: "key of the group below its tcp table",

@@ -188,7 +188,8 @@ impl Pins {
 fn remove_abandoned(root: &Path) {
     for directory in entries(root) {
         if let Ok(pins) = Pins::lock(directory)
-            && !pins.linked().is_empty()
+            // An empty one may be about to be locked by the daemon that has just made it.
+            && !entries(&pins.directory).is_empty()
             && pins.is_dead()
         {
             info!(directory = %pins.directory.display(), "no device has it any more: removed");

@@ -1,0 +1,99 @@
+#!/bin/bash
+# What an operator does with the package, on a machine of its own under systemd: run there by landbridge-check.service,
+# which tests/tests/package.rs adds. Writes what it does to /opt/result/log, and last "all good".
+set -euo pipefail
+exec > /opt/result/log 2>&1
+trap 'systemctl status --no-pager --lines=40 landbridge.service landbridge.socket || true; systemctl poweroff --no-block' EXIT
+
+step() { echo "--- $1"; }
+fail() { echo "FAILED: $1"; exit 1; }
+# Waits up to 20 s for a command to succeed.
+eventually() {
+    for _ in $(seq 200); do
+        if "$@" > /dev/null 2>&1; then return; fi
+        sleep 0.1
+    done
+    fail "not within 20 s: $*"
+}
+show() { systemctl show --property="$1" --value landbridge.service; }
+# Says a word through the proxy and hears it again.
+echoed() {
+    exec 3<> /dev/tcp/127.0.0.1/8000
+    echo "$1" >&3
+    read -r -t 10 heard <&3
+    exec 3>&-
+    [[ $heard == "$1" ]]
+}
+
+step "install: a user, a configuration, and nothing that runs"
+dpkg --install /opt/landbridge.deb
+getent passwd landbridge
+[[ $(systemctl is-enabled landbridge.service) == disabled ]] || fail "enabled"
+! systemctl is-active landbridge.service || fail "active"
+landbridge check /etc/landbridge/landbridge.toml
+[[ -s /usr/share/man/man1/landbridge.1.gz ]] || fail "no manual page"
+bash -n /usr/share/bash-completion/completions/landbridge
+
+step "start: ready, as a user with four capabilities"
+cat > /etc/landbridge/landbridge.toml <<'TOML'
+[[listener]]
+name = "inference"
+bind = ["0.0.0.0:8000"]
+groups = ["onprem"]
+
+[[group]]
+name = "onprem"
+
+[group.health]
+kind = "tcp"
+
+[[group.target]]
+address = "127.0.0.1:9000"
+TOML
+systemctl enable --now landbridge.service
+show StatusText | grep --fixed-strings "serving: 1 of 1 groups, 1 of 1 targets"
+pid=$(show MainPID)
+grep --extended-regexp "^(Uid|CapEff|NoNewPrivs|Seccomp):" "/proc/$pid/status"
+grep --quiet "^Uid:.$(id --user landbridge)\b" "/proc/$pid/status" || fail "another user"
+grep --quiet "^CapEff:.000000c000001400$" "/proc/$pid/status" || fail "other capabilities"
+journalctl --unit=landbridge.service --no-pager | grep "kernel fast path: loaded and tested"
+mountpoint /run/landbridge/bpf
+journalctl --unit=landbridge.service --no-pager | grep "privileges given up"
+! journalctl --unit=landbridge.service --no-pager | grep "cannot be pinned" || fail "joined sessions would end with the daemon"
+landbridge doctor --config /etc/landbridge/landbridge.toml || true
+echoed "through the package"
+landbridge status
+
+step "reload: a mistake changes nothing"
+systemctl reload landbridge.service
+cp /etc/landbridge/landbridge.toml /opt/good.toml
+echo "[[listener" >> /etc/landbridge/landbridge.toml
+! systemctl reload landbridge.service || fail "a broken file was taken"
+cp /opt/good.toml /etc/landbridge/landbridge.toml
+systemctl is-active landbridge.service
+echoed "after the reload"
+
+step "the package again, as an upgrade: a new process, the same service"
+dpkg --install /opt/landbridge.deb
+other() { [[ $(show MainPID) != "$pid" ]] && echoed "after the upgrade"; }
+eventually other
+systemctl is-active landbridge.service
+[[ $(show NRestarts) == 0 ]] || fail "it was restarted"
+
+step "stop, and start by a connection"
+systemctl stop landbridge.service
+[[ $(show Result) == success ]] || fail "the stop: $(show Result)"
+systemctl start landbridge.socket
+echoed "to the socket of systemd"
+systemctl is-active landbridge.service
+
+step "remove: nothing runs, the configuration stays"
+dpkg --remove landbridge
+! systemctl is-active landbridge.service landbridge.socket || fail "something runs"
+! mountpoint /run/landbridge/bpf || fail "still mounted"
+[[ ! -e /usr/bin/landbridge && -e /etc/landbridge/landbridge.toml ]] || fail "what is left is wrong"
+
+step "purge: the configuration goes too"
+dpkg --purge landbridge
+[[ ! -e /etc/landbridge/landbridge.toml ]] || fail "the configuration is left"
+echo "all good"
