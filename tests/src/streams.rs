@@ -6,10 +6,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{Host, PATIENCE};
+
+/// The pause between two tokens: about as fast as a model writes.
+pub const TOKEN: Duration = Duration::from_millis(50);
 
 /// What asks a [`crate::targets::Streaming`] for a stream.
 pub(crate) const REQUEST: &[u8] = b"GET /stream HTTP/1.1\r\n\r\n";

@@ -5,10 +5,10 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use landbridge_tests::streams::Streams;
+use landbridge_tests::streams::{Streams, TOKEN};
 use landbridge_tests::targets::{Checked, Echo, Scripted, Streaming};
 use landbridge_tests::{Config, Daemon, Ending, Group, LISTENER_PORT, Net, PATIENCE, SocketExt, eventually};
 
@@ -238,6 +238,7 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
         })
     };
     let streams = Streams::open(&net.client, address, STREAMS)?;
+    let begun = Instant::now();
     let clients = [load(false), load(false), load(true), load(true)];
     for round in 1..=RELOADS {
         let before = served.load(Ordering::Relaxed);
@@ -256,8 +257,11 @@ fn fifty_reloads_under_load_lose_nothing() -> Result<()> {
     for client in clients {
         client.join().expect("a client does not panic")?;
     }
+    // A quarter of their usual pace: so many streams at once are slower on a busy machine.
+    let expected = begun.elapsed().as_millis() / (4 * TOKEN.as_millis());
     echoes.iter().for_each(Streaming::end_streams);
-    ensure!(streams.finish()? > u64::from(RELOADS), "the streams have run all the time");
+    let tokens = streams.finish()?;
+    ensure!(u128::from(tokens) >= expected, "a stream had {tokens} tokens, {expected} are expected");
     let metrics = daemon.metrics()?;
     for end in ["target_reset", "client_reset", "connect_failed", "no_target", "drained"] {
         assert_eq!(metrics.value(SESSIONS, &[("end", end)]), 0.0, "{}", metrics.lines(SESSIONS));

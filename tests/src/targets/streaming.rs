@@ -7,16 +7,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
-use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Scripted;
 use crate::Host;
-use crate::streams::{END, REQUEST};
-
-/// About as fast as a model writes.
-const TOKEN: Duration = Duration::from_millis(50);
+use crate::streams::{END, REQUEST, TOKEN};
 
 /// See the module's head.
 #[derive(Debug)]
