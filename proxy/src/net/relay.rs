@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use super::hangup::Hangups;
 use super::leg::Leg;
+use super::tcp_info::outstanding;
 use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
@@ -32,7 +33,7 @@ use crate::tally::Tally;
 pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
 use join::{Join, Joint, Pair};
-use socket::{recv_early, unacknowledged};
+use socket::recv_early;
 
 /// How long a reset of one leg is held back from the other so that bytes received before it arrive first. Several
 /// round trips of a VPN; a peer that does not read is not waited for any longer.
@@ -325,7 +326,7 @@ impl<'a> Relay<'a> {
                 Side::Client => &self.target,
                 Side::Target => &self.client,
             };
-            while other.socket().is_ok_and(|socket| unacknowledged(socket) > 0) {
+            while other.socket().is_ok_and(|socket| outstanding(socket).is_ok_and(|bytes| bytes > 0)) {
                 sleep(ACKNOWLEDGED_POLL).await;
             }
         })

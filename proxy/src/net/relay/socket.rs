@@ -51,15 +51,3 @@ pub(super) fn try_send(leg: &Leg, bytes: &[u8], last: bool) -> io::Result<usize>
         Ok(()) | Err(_) => Ok(sent),
     }
 }
-
-/// Bytes given to the kernel that the peer has not acknowledged, the FIN included; 0 if the kernel does not say.
-pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> i32 {
-    nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
-    let mut bytes = 0;
-    // SAFETY: the descriptor is open for as long as it is borrowed, and SIOCOUTQ (the same number as TIOCOUTQ,
-    // tcp(7)) writes one int to the pointer.
-    match unsafe { siocoutq(socket.as_raw_fd(), &raw mut bytes) } {
-        Ok(_) => bytes,
-        Err(_) => 0,
-    }
-}
