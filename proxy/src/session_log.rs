@@ -1,7 +1,8 @@
 //! The session log: one line of JSON for each session that has ended, for those who look into single cases.
 //!
 //! Workers put records into a bounded channel and never wait: what does not fit is counted and dropped. One thread writes;
-//! it ends with [`SessionLog::close`], which loses nothing that is in the channel.
+//! it ends with [`SessionLog::close`], which loses nothing that is in the channel. The file is opened while the daemon still
+//! may open it ([`open`]), and the thread is started when it has given up what it does not need ([`Writer::start`]).
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -9,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
@@ -89,32 +90,29 @@ pub(crate) struct SessionLog {
     asked: AtomicU64,
     /// Records that were lost because the writer was behind, or could not write.
     dropped: Arc<Counter>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Opens the log; `None`: there is none by the configuration. What is logged is written once [`Writer::start`] was called.
+pub(crate) fn open(rules: &SessionLogRules) -> Result<Option<(SessionLog, Writer)>, SessionLogError> {
+    let Some(output) = rules.output.clone() else { return Ok(None) };
+    let sink = sink(&output).map_err(|source| match &output {
+        LogOutput::File(path) => SessionLogError::Open { path: path.clone(), source },
+        LogOutput::Stdout => SessionLogError::Thread(source),
+    })?;
+    let (sender, records) = sync_channel(WAITING);
+    let dropped = Arc::new(Counter::default());
+    let log = SessionLog {
+        records: sender,
+        one_in: rules.one_in.into(),
+        asked: AtomicU64::new(0),
+        dropped: Arc::clone(&dropped),
+    };
+    let writer =
+        Writer { records, output, sink, pending: Vec::new(), lines: 0, dropped, failing: Transition::default() };
+    Ok(Some((log, writer)))
 }
 
 impl SessionLog {
-    /// Opens the log and starts its writer; `None`: there is none by the configuration.
-    pub(crate) fn start(rules: &SessionLogRules) -> Result<Option<Self>, SessionLogError> {
-        let Some(output) = rules.output.clone() else { return Ok(None) };
-        let sink = open(&output).map_err(|source| match &output {
-            LogOutput::File(path) => SessionLogError::Open { path: path.clone(), source },
-            LogOutput::Stdout => SessionLogError::Thread(source),
-        })?;
-        let (records, receiver) = sync_channel(WAITING);
-        let dropped = Arc::new(Counter::default());
-        let mut writer = Writer {
-            output,
-            sink,
-            pending: Vec::new(),
-            lines: 0,
-            dropped: Arc::clone(&dropped),
-            failing: Transition::default(),
-        };
-        let thread = thread::Builder::new().name("session-log".to_owned()).spawn(move || writer.run(&receiver));
-        let writer = Mutex::new(Some(thread.map_err(SessionLogError::Thread)?));
-        Ok(Some(Self { records, one_in: rules.one_in.into(), asked: AtomicU64::new(0), dropped, writer }))
-    }
-
     /// Whether a session that begins now is logged: one in so many.
     pub(crate) fn chooses(&self) -> bool {
         self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.one_in)
@@ -140,24 +138,24 @@ impl SessionLog {
         let _ended = self.records.send(Message::Reopen);
     }
 
-    /// Writes what is waiting, and ends.
-    pub(crate) fn close(&self) {
+    /// Has `writer` write what is waiting, and waits for its end.
+    pub(crate) fn close(&self, writer: JoinHandle<()>) {
         let _ended = self.records.send(Message::Close);
-        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A writer that panicked has said so.
-            let _panicked = writer.join();
-        }
+        // A writer that panicked has said so.
+        let _panicked = writer.join();
     }
 }
 
-fn open(output: &LogOutput) -> io::Result<Box<dyn Write + Send>> {
+fn sink(output: &LogOutput) -> io::Result<Box<dyn Write + Send>> {
     Ok(match output {
         LogOutput::Stdout => Box::new(io::stdout()),
         LogOutput::File(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
     })
 }
 
-struct Writer {
+/// Writes what the log is given.
+pub(crate) struct Writer {
+    records: Receiver<Message>,
     output: LogOutput,
     sink: Box<dyn Write + Send>,
     /// Whole lines that are not written yet, and how many they are.
@@ -168,14 +166,20 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, records: &Receiver<Message>) {
+    /// Starts the thread that writes. It may do what the calling one may.
+    pub(crate) fn start(mut self) -> Result<JoinHandle<()>, SessionLogError> {
+        let thread = thread::Builder::new().name("session-log".to_owned());
+        thread.spawn(move || self.run()).map_err(SessionLogError::Thread)
+    }
+
+    fn run(&mut self) {
         loop {
-            let message = match records.try_recv() {
+            let message = match self.records.try_recv() {
                 Ok(message) => Some(message),
                 Err(TryRecvError::Disconnected) => None,
                 Err(TryRecvError::Empty) => {
                     self.flush();
-                    records.recv().ok()
+                    self.records.recv().ok()
                 }
             };
             match message {
@@ -220,7 +224,7 @@ impl Writer {
 
     fn reopen(&mut self) {
         self.flush();
-        match open(&self.output) {
+        match sink(&self.output) {
             Ok(sink) => {
                 self.sink = sink;
                 info!("the session log is opened anew");

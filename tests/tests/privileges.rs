@@ -56,10 +56,11 @@ impl Status {
 fn root_gives_up_what_it_does_not_need() -> Result<()> {
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], 9000)?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime("workers = 2"))?;
+    let config = Config::single(echo.address()).runtime("workers = 2").table("[session_log]\npath = \"stdout\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
     net.client.connect(daemon.v4())?.expect_echo(b"a session")?;
     let threads = Status::of_threads(daemon.process().id())?;
-    ensure!(threads.len() >= 3, "the supervisor and two workers");
+    ensure!(threads.len() >= 4, "the supervisor, two workers and what writes the session log");
     for thread in threads {
         thread.ensure_given_up(Status::roots()?)?;
         ensure!(thread.set("CapBnd")? == Status::roots()?, "{}", thread.0);
