@@ -28,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::api::{Changes, Refusal, SetState, SetWeight, Shutdown};
-use super::{ACCEPT_BACKOFF, HEAD_TIMEOUT, Server, peer, status};
+use super::{HEAD_TIMEOUT, Server, peer, status};
 use crate::config::Config;
 use crate::config::diff::Plan;
 use crate::operate::Unknown;
@@ -77,18 +77,8 @@ pub(crate) fn start(
     let listener = UnixListener::from_std(socket.try_clone().map_err(failed)?.into()).map_err(failed)?;
     info!(path = %path.display(), "control socket");
     let control = Arc::new(Control { running, phase, reloads });
-    let task = tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _peer)) => drop(tokio::spawn(serve(Arc::clone(&control), stream))),
-                Err(error) => {
-                    debug!("control socket: {error}");
-                    tokio::time::sleep(ACCEPT_BACKOFF).await;
-                }
-            }
-        }
-    });
-    Server::new(socket.as_fd(), task.abort_handle()).map_err(failed)
+    let serve = move |stream| serve(Arc::clone(&control), stream);
+    Server::start(socket.as_fd(), listener, "control socket", serve).map_err(failed)
 }
 
 /// Whether a socket that was handed over is the one of this configuration.

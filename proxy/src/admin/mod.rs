@@ -29,6 +29,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
+use tokio_util::net::Listener;
 use tracing::{debug, info};
 
 use crate::fastpath::packet::PacketPath;
@@ -79,9 +81,30 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server whose `task` accepts from `listener`.
-    fn new(listener: BorrowedFd<'_>, task: AbortHandle) -> io::Result<Self> {
-        Ok(Self { socket: listener.try_clone_to_owned()?, task })
+    /// Accepts from `listener`, which is `socket`, and has `serve` answer each connection. `name` is for the log.
+    fn start<L, Served>(
+        socket: BorrowedFd<'_>,
+        mut listener: L,
+        name: &'static str,
+        serve: impl Fn(L::Io) -> Served + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        L: Listener<Io: Send, Addr: Send> + Send + 'static,
+        Served: Future<Output = ()> + Send + 'static,
+    {
+        let socket = socket.try_clone_to_owned()?;
+        let task = tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _peer)) => drop(tokio::spawn(serve(stream))),
+                    Err(error) => {
+                        debug!("{name}: {error}");
+                        sleep(ACCEPT_BACKOFF).await;
+                    }
+                }
+            }
+        });
+        Ok(Self { socket, task: task.abort_handle() })
     }
 
     /// Accepts no more; what is answered now is still answered.
@@ -104,18 +127,8 @@ pub(crate) fn start(
     let listener = TcpListener::from_std(listener.into()).map_err(failed)?;
     info!(%address, "admin address: / /metrics /livez /readyz");
     let admin = Arc::new(Admin { running, phase, metrics: Metrics::new(kernel) });
-    let task = tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _peer)) => drop(tokio::spawn(serve(Arc::clone(&admin), stream))),
-                Err(error) => {
-                    debug!("admin address: {error}");
-                    tokio::time::sleep(ACCEPT_BACKOFF).await;
-                }
-            }
-        }
-    });
-    Server::new(socket.as_fd(), task.abort_handle()).map_err(failed)
+    let serve = move |stream| serve(Arc::clone(&admin), stream);
+    Server::start(socket.as_fd(), listener, "admin address", serve).map_err(failed)
 }
 
 fn listen(address: SocketAddr) -> io::Result<Socket> {
