@@ -110,6 +110,7 @@ fn colour(peer: Contender) -> &'static str {
         Contender::Landbridge | Contender::Forward => "#777",
         Contender::LandbridgeCopy => "#8c6bb1",
         Contender::LandbridgeSplice => "#c994c7",
+        Contender::LandbridgeScraped => "#dd3497",
         Contender::Haproxy => "#1f77b4",
         Contender::HaproxyNoSplice => "#9ecae1",
         Contender::Nginx => "#2ca02c",

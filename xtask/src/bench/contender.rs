@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::burden::Burden;
 use super::host::{Net, PROXY, SPARE, TARGET};
 use super::lab::Lab;
 use super::peer_config;
@@ -31,6 +32,8 @@ pub(crate) enum Contender {
     LandbridgeCopy,
     /// landbridge with `datapath = "splice"`.
     LandbridgeSplice,
+    /// As the default, with 5,000 sessions more and a scrape of its metrics each second: what being looked at costs.
+    LandbridgeScraped,
     /// HAProxy with `option splice-auto`.
     Haproxy,
     /// HAProxy without splice.
@@ -50,6 +53,7 @@ impl Contender {
             Self::Landbridge => "landbridge",
             Self::LandbridgeCopy => "landbridge-copy",
             Self::LandbridgeSplice => "landbridge-splice",
+            Self::LandbridgeScraped => "landbridge-scraped",
             Self::Haproxy => "haproxy",
             Self::HaproxyNoSplice => "haproxy-no-splice",
             Self::Nginx => "nginx",
@@ -118,6 +122,8 @@ pub(crate) struct Running {
     pub(crate) contender: Contender,
     process: Option<Child>,
     base: u16,
+    // Dropped after the process: what it holds then ends without a word.
+    burden: Option<Burden>,
 }
 
 impl Running {
@@ -134,7 +140,11 @@ impl Running {
                 Some(child)
             }
         };
-        Ok(Self { contender, process, base })
+        let burden = match contender {
+            Contender::LandbridgeScraped => Some(Burden::put(lab, routes[0].listen, admin(&routes))?),
+            _ => None,
+        };
+        Ok(Self { contender, process, base, burden })
     }
 
     /// Where clients reach a service.
@@ -155,7 +165,7 @@ impl Running {
         if let Some(status) = self.process.as_mut().map(Child::ended).transpose()?.flatten() {
             anyhow::bail!("{} ended: {status}; see target/bench/{}.log", self.contender, self.contender);
         }
-        Ok(())
+        self.burden.as_mut().map_or(Ok(()), Burden::ensure_running)
     }
 }
 
@@ -168,8 +178,8 @@ fn command(contender: Contender, routes: &[Route], lab: &Lab) -> Result<Option<C
         let path = folder.join(format!("{contender}.{extension}"));
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display())).map(|()| path)
     };
-    let landbridge = |datapath| {
-        let file = write("toml", peer_config::landbridge(routes, datapath, sessions))?;
+    let landbridge = |datapath, admin| {
+        let file = write("toml", peer_config::landbridge(routes, datapath, admin, sessions))?;
         let mut command = net.proxy.command(&tools.landbridge);
         command.arg("run").arg("--config").arg(file);
         Ok(Some(command))
@@ -182,9 +192,10 @@ fn command(contender: Contender, routes: &[Route], lab: &Lab) -> Result<Option<C
         Ok(Some(command))
     };
     match contender {
-        Contender::Landbridge => landbridge("auto"),
-        Contender::LandbridgeCopy => landbridge("copy"),
-        Contender::LandbridgeSplice => landbridge("splice"),
+        Contender::Landbridge => landbridge("auto", None),
+        Contender::LandbridgeCopy => landbridge("copy", None),
+        Contender::LandbridgeSplice => landbridge("splice", None),
+        Contender::LandbridgeScraped => landbridge("auto", Some(admin(routes))),
         Contender::Haproxy => haproxy(true),
         Contender::HaproxyNoSplice => haproxy(false),
         Contender::Nginx => {
@@ -205,6 +216,12 @@ fn command(contender: Contender, routes: &[Route], lab: &Lab) -> Result<Option<C
         }
         Contender::Forward => Ok(None),
     }
+}
+
+/// Where the metrics of a landbridge with these routes are.
+fn admin(routes: &[Route]) -> SocketAddr {
+    let last = routes.iter().map(|route| route.listen.port()).max().unwrap_or_default();
+    (PROXY, last + 1).into()
 }
 
 fn available<T>(tool: &Result<T>) -> Result<&T> {

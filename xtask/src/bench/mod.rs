@@ -3,6 +3,7 @@
 //! The machine is small and shared, so that no number of one run means anything by itself. Each pair of runs gives one
 //! ratio; what is reported is the median and the range of these, beside the spread of landbridge against itself.
 
+mod burden;
 mod chart;
 mod contender;
 mod document;

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::contender::{BACKLOG, Route, WORKERS};
 
-/// landbridge's own.
-pub(crate) fn landbridge(routes: &[Route], datapath: &str, sessions: usize) -> String {
-    let mut text = format!("[runtime]\nworkers = {WORKERS}\n\n[admin]\nlisten = \"off\"\n");
+/// landbridge's own; `admin`: where it offers metrics, if it does.
+pub(crate) fn landbridge(routes: &[Route], datapath: &str, admin: Option<SocketAddr>, sessions: usize) -> String {
+    let admin = admin.map_or("off".to_owned(), |address| address.to_string());
+    let mut text = format!("[runtime]\nworkers = {WORKERS}\n\n[admin]\nlisten = \"{admin}\"\n");
     for (index, route) in routes.iter().enumerate() {
         let tiers = 0..route.targets.len();
         let groups: Vec<String> = tiers.map(|tier| format!("\"route{index}-tier{tier}\"")).collect();
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_second_target_is_the_reserve_everywhere() {
-        assert!(landbridge(&routes(), "auto", 9).contains("name = \"route1-tier1\"\ntier = 1"));
+        assert!(landbridge(&routes(), "auto", None, 9).contains("name = \"route1-tier1\"\ntier = 1"));
         assert!(haproxy(&routes(), true, 9).contains("server target1 10.0.1.2:81 check"));
         assert!(haproxy(&routes(), true, 9).trim_end().ends_with("backup"));
         assert!(nginx(&routes(), Path::new("m"), Path::new("f"), 9).contains("server 10.0.1.2:81 backup;"));

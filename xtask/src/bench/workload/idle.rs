@@ -1,12 +1,11 @@
 //! What a session costs in memory while it does nothing: each has had one request and its answer.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
+use crate::bench::burden::session;
 use crate::bench::contender::{Running, Service};
 use crate::bench::lab::Lab;
 use crate::bench::machine::{Memory, resident_kib, socket_kib};
@@ -17,8 +16,6 @@ const CALM: Duration = Duration::from_millis(500);
 
 /// Enough for every worker to have had some.
 const WARM: usize = 100;
-
-const REQUEST: &[u8] = b"GET /64 HTTP/1.1\r\nhost: target\r\n\r\n";
 
 /// Memory at one moment, in KiB.
 struct Snapshot {
@@ -53,18 +50,4 @@ impl Snapshot {
         let sockets = lab.net.proxy.enter(socket_kib)??;
         Ok(Self { process, kernel: Memory::read()?.slab_kib() + sockets })
     }
-}
-
-fn session(address: std::net::SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(REQUEST)?;
-    let mut answer = [0; 1024];
-    let mut length = 0;
-    while !answer[..length].ends_with(b"xxxx") {
-        let read = stream.read(&mut answer[length..]).context("a session got no answer")?;
-        ensure!(read > 0, "a session ended");
-        length += read;
-    }
-    Ok(stream)
 }
