@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::config::{Listener, TcpOptions};
 use crate::fastpath::packet::{Ending, Joined, Lifetime, PacketPath, Seen};
@@ -41,7 +41,8 @@ const MOST_LINGERING: usize = 8192;
 /// The joined sessions of a worker.
 pub(crate) struct JoinedSessions {
     pub(crate) path: Arc<PacketPath>,
-    members: RefCell<HashMap<u32, Member>>,
+    /// Boxed, because a table has room for up to twice as many.
+    members: RefCell<HashMap<u32, Box<Member>>>,
     /// Closed sessions, and since when.
     lingering: RefCell<VecDeque<(Instant, Joined)>>,
     /// Adopted sessions of targets that are not configured any more, and when they have to end.
@@ -74,21 +75,16 @@ impl JoinedSessions {
         }
     }
 
-    /// Takes over a session that has just been joined, after user space had `read` so many bytes from each leg; `alive`
-    /// keeps the worker from ending. Cancelling it resets the session.
-    pub(crate) async fn add(
+    /// Takes over a session that has just been joined and sealed, after user space had `read` so many bytes from each leg;
+    /// `alive` keeps the worker from ending.
+    pub(crate) fn add(
         &self,
-        mut joined: Joined,
+        joined: Joined,
         read: [u64; 2],
         mut account: Account,
         (rules, listener): (VigilRules, &Listener),
         alive: TaskTrackerToken,
     ) {
-        if let Err(error) = seal(&mut joined, read).await {
-            warn!("a joined session is reset, for its stream may not be whole: {error}");
-            account.end = SessionEnd::IntegrityReset;
-            return;
-        }
         account.cell.joins.add(1);
         account.answered = read[1] > 0;
         joined.sign(account.origin(&listener.name, read), lifetime(listener));
@@ -111,7 +107,7 @@ impl JoinedSessions {
         let index = joined.index();
         account.lease.tell_cut(self.ending.clone(), index);
         let member = Member { joined, account, _presences: presences, vigil, counted, looked, _alive: alive };
-        self.members.borrow_mut().insert(index, member);
+        self.members.borrow_mut().insert(index, Box::new(member));
         // It may have ended, or been cut, before anybody was told.
         self.look(index, false);
     }
@@ -162,7 +158,7 @@ impl JoinedSessions {
         let mut members = self.members.borrow_mut();
         let Some(member) = members.get_mut(&index) else { return };
         let Some(end) = member.look(is_round) else { return };
-        if let Some(Member { joined, mut account, .. }) = members.remove(&index) {
+        if let Some(Member { joined, mut account, .. }) = members.remove(&index).map(|member| *member) {
             account.end = end;
             debug!(end = end.code(), "joined session ended");
             if joined.ending().is_told() {
@@ -308,7 +304,11 @@ fn sign(seen: Seen) -> Sign {
     Sign { bytes, last_seen, owes: unacknowledged > 0, has_ended }
 }
 
-async fn seal(joined: &mut Joined, read: [u64; 2]) -> io::Result<()> {
+/// Turns the sockets of a session that has just been joined into shadows, after user space had `read` so many bytes from each.
+///
+/// # Errors
+/// The stream may not be whole: the session has to be reset.
+pub(crate) async fn seal(joined: &mut Joined, read: [u64; 2]) -> io::Result<()> {
     for _ in 0..SEAL_ATTEMPTS {
         if joined.seal(read)? {
             return Ok(());

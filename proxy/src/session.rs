@@ -241,14 +241,21 @@ impl Session<'_> {
         let relayed = {
             let (cell, tally) = (Arc::clone(&account.cell), &account.tally);
             let relay = Relay::new((client, target), head, settings, &self.worker.buffers, ways, (&cell, tally));
+            let relay = Box::new(relay);
             // Pinned here, because a future that is passed by value is stored twice.
             let run = pin!(relay.run());
             account.lease.cut().run_until_cancelled(run).await
         };
         match (relayed, joined) {
-            (Some(Relayed::Joined(session, read)), Some(joined)) => {
+            (Some(Relayed::Joined(mut session, read)), Some(joined)) => {
                 let rules = joined::rules(listener, &self.shared.target(id).0.tcp);
-                joined.add(session, read, account, (rules, listener), alive).await;
+                match joined::seal(&mut session, read).await {
+                    Ok(()) => joined.add(session, read, account, (rules, listener), alive),
+                    Err(error) => {
+                        warn!("a joined session is reset, for its stream may not be whole: {error}");
+                        account.end = SessionEnd::IntegrityReset;
+                    }
+                }
             }
             (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
             // Only a packet datapath joins; without one the session is reset where it stands.

@@ -189,12 +189,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Physical memory of the process, in bytes.
-    pub fn resident_bytes(&self) -> Result<u64> {
+    /// Physical memory that the process has for itself, in bytes: neither its code nor maps that it shares with the kernel.
+    pub fn anonymous_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.process.id());
         let status = std::fs::read_to_string(&path)?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).context("VmRSS is in kB")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).context("RssAnon is in kB")?;
         Ok(kibibytes.trim().parse::<u64>()? * 1024)
     }
 

@@ -1,22 +1,41 @@
 //! Thousands of sessions that wait, as behind a balancer that keeps its connections.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Echo;
 use landbridge_tests::{Config, Daemon, Net, SocketExt};
 use nix::sys::resource::{Resource, setrlimit};
 
 const SESSIONS: usize = 5_000;
-const BYTES_PER_SESSION: u64 = 4 << 10;
+
+/// Sessions that are there before the first look, for what the daemon allocates once is not a cost of a session.
+const WARM: usize = 100;
 
 /// This process holds both ends of all sessions; the daemon inherits the limit and holds both legs.
 const DESCRIPTORS: u64 = 2 * SESSIONS as u64 + 1_000;
 
 #[test]
 fn an_idle_session_costs_less_than_four_kibibytes() -> Result<()> {
+    let each = cost("copy", |_, _| Ok(()))?;
+    ensure!(each < 4 << 10, "{each} bytes per session");
+    Ok(())
+}
+
+#[test]
+fn a_joined_session_costs_less_than_one_kibibyte() -> Result<()> {
+    let each = cost("packet", |daemon, sessions| {
+        daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions as f64)
+    })?;
+    ensure!(each < 1 << 10, "{each} bytes per session");
+    Ok(())
+}
+
+/// What the daemon allocates for each of [`SESSIONS`] once they are `settled`.
+fn cost(datapath: &str, settled: impl Fn(&Daemon, usize) -> Result<()>) -> Result<u64> {
     setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?;
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], 9000)?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let config = Config::single(echo.address()).listener(&format!("datapath = {datapath:?}"));
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
     let open = |sessions: usize| {
         let connect = |_| -> Result<_> {
             let mut stream = std::net::TcpStream::connect(daemon.v4())?;
@@ -26,18 +45,19 @@ fn an_idle_session_costs_less_than_four_kibibytes() -> Result<()> {
         net.client.enter(|| (0..sessions).map(connect).collect::<Result<Vec<_>>>())
     };
 
-    // What the daemon allocates once is not a cost of a session.
-    let warm = open(100)?;
-    let before = daemon.resident_bytes()?;
+    let warm = open(WARM)?;
+    settled(&daemon, WARM)?;
+    let before = daemon.anonymous_bytes()?;
     let mut sessions = open(SESSIONS)?;
-    let each = daemon.resident_bytes()?.saturating_sub(before) / SESSIONS as u64;
+    settled(&daemon, WARM + SESSIONS)?;
+    let each = daemon.anonymous_bytes()?.checked_sub(before).context("sessions cost memory")? / SESSIONS as u64;
     println!("{each} bytes per session");
-    ensure!(each < BYTES_PER_SESSION, "{each} bytes per session");
 
     for (number, session) in sessions.iter_mut().enumerate() {
         session.expect_echo(format!("session {number}").as_bytes())?;
     }
     drop((warm, sessions));
-    daemon.wait_ended(SESSIONS as u32 + 100, "client_closed")?;
-    daemon.stop().map(drop)
+    daemon.wait_ended((WARM + SESSIONS) as u32, "client_closed")?;
+    daemon.stop()?;
+    Ok(each)
 }

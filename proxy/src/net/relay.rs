@@ -23,13 +23,13 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use super::hangup::Hangups;
 use super::leg::Leg;
-use super::tcp_info::outstanding;
 use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::looks::{Looks, Watched};
 use crate::stats::{Direction, RouteCell};
 use crate::tally::Tally;
+use crate::tcp::outstanding;
 pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
 use join::{Join, Joint, Pair};
@@ -188,7 +188,9 @@ impl<'a> Relay<'a> {
 
     /// Runs until user space has nothing to do with the session any more. If it has ended the legs are closed as the end
     /// demands; cancelled, both are reset.
-    pub(crate) async fn run(mut self) -> Relayed {
+    ///
+    /// In a box, for a future keeps twice what it is given by value.
+    pub(crate) async fn run(mut self: Box<Self>) -> Relayed {
         let mut silence = Silence::default();
         let end = loop {
             let next = {
@@ -269,8 +271,8 @@ impl<'a> Relay<'a> {
     }
 
     /// Takes the sockets of a session that is joined away from the runtime.
-    fn into_joined(self) -> io::Result<Relayed> {
-        let Self { upload, download, client, target, join, .. } = self;
+    fn into_joined(self: Box<Self>) -> io::Result<Relayed> {
+        let Self { upload, download, client, target, join, .. } = *self;
         let [client_books, target_books] = books(&upload, &download);
         let legs = [client.into_socket()?, target.into_socket()?];
         let joined = join.and_then(|join| join.into_joined(legs)).ok_or(io::ErrorKind::NotConnected)?;
