@@ -27,6 +27,7 @@ pub mod stats;
 pub mod supervisor;
 mod systemd;
 mod tally;
+mod tcp;
 mod target;
 mod watch;
 mod ways;

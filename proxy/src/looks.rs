@@ -14,9 +14,9 @@ use landbridge_core::slow::{LegLook, SessionLook, Sign, Slow, sign};
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::net::tcp_info::{TcpInfo, outstanding};
 use crate::stats::{Counter, RouteCell};
 use crate::tally::Tally;
+use crate::tcp::{TcpInfo, outstanding};
 
 /// The time between two rounds of looks: a person who watches wants no more, and a scrape comes less often.
 const ROUND: Duration = Duration::from_secs(1);

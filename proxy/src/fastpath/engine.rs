@@ -20,6 +20,7 @@ use super::maps::{self, CounterMap, MapError, Maps};
 use super::slots::{self, Slots, Taken};
 use super::unavailable::LoadError;
 use super::{Limits, PromoteError, btf, kernel, tcp};
+use crate::tcp::TcpInfo;
 
 /// The names of the programs in the object.
 const VERDICT: &str = "verdict";
@@ -135,7 +136,7 @@ impl Engine {
         if counted.checked_sub(given).is_none_or(|syn| syn > 1) {
             return Err(PromoteError::OutOfStep { given, counted });
         }
-        let acked = tcp::info(sink).map_err(socket("what the sink's peer has acknowledged"))?.bytes_acked;
+        let acked = TcpInfo::of(sink).map_err(socket("what the sink's peer has acknowledged"))?.acknowledged;
         self.attach_gate(source)?;
 
         let taken = self.take_slot(limits.budget)?;

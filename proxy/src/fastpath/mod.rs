@@ -48,6 +48,7 @@ pub use self::promoted::{Alarm, Promoted, Stopped};
 pub use self::self_test::{Failure, SelfTest};
 pub use self::unavailable::{LoadError, Unavailable};
 use self::version::Version;
+use crate::tcp::TcpInfo;
 
 /// The eBPF object in this binary; `None` when it was built without `cargo xtask build`.
 pub static OBJECT: Option<&'static [u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
@@ -116,7 +117,7 @@ impl FastPath {
     /// # Errors
     /// It is not a TCP socket.
     pub fn received(source: BorrowedFd<'_>) -> io::Result<u64> {
-        Ok(tcp::info(source)?.bytes_received)
+        Ok(TcpInfo::of(source)?.received)
     }
 
     /// Wakes sessions whose directions raise alarms, for ever. One task does it for all; a second call returns at once.

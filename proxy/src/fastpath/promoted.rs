@@ -18,6 +18,7 @@ use super::engine::{Engine, Entry};
 use super::flows::Redirected;
 use super::maps::MapError;
 use super::{Limits, PromoteError, tcp};
+use crate::tcp::TcpInfo;
 
 /// How long [`Promoted::stop`] waits for packets that the gate let through and whose verdict was not seen. Most of these
 /// are missing in the stream (lost or out of order), and then no waiting helps; others are between the gate and TCP on
@@ -114,7 +115,7 @@ impl<'s> Promoted<'s> {
             self.engine.remove_source(self.entry.cookie).map_err(into_io)?;
             self.verdict = false;
             // A verdict that began before the removal has ended when the source's lock was free once.
-            tcp::info(self.source)?;
+            TcpInfo::of(self.source)?;
             flow.open_gate();
         }
         Ok(Stopped { settled, gate_dropped: flow.gate_dropped() })
@@ -176,7 +177,7 @@ impl<'s> Promoted<'s> {
             let settled = flow.is_settled();
             let waited = begin.elapsed() >= SETTLE;
             // Takes the source's lock: what waited for it has been processed, and a verdict that ran has ended.
-            tcp::info(self.source)?;
+            TcpInfo::of(self.source)?;
             if settled || waited {
                 return Ok(settled);
             }
@@ -192,7 +193,7 @@ impl Drop for Promoted<'_> {
         // The session is reset whatever happens here, and the kernel removes what is left when the sockets are closed.
         let _gone = self.engine.remove_source(self.entry.cookie);
         // After it no verdict runs that could count into the slot.
-        let _barrier = tcp::info(self.source);
+        let _barrier = TcpInfo::of(self.source);
         let _gone = self.engine.remove(self.entry.cookie, self.entry.taken.slot);
     }
 }

@@ -8,4 +8,3 @@ pub mod options;
 pub(crate) mod path;
 pub mod proxy_protocol;
 pub mod relay;
-pub(crate) mod tcp_info;

@@ -14,7 +14,7 @@ use tracing::debug;
 use super::joint::{JointCell, Lifetime, Seen, now};
 use super::repair;
 use super::{PacketPath, addresses};
-use crate::fastpath::tcp;
+use crate::tcp::{TcpInfo, outstanding};
 
 /// How a joined session is ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +87,10 @@ impl Joined {
     /// that user space has read from each leg.
     pub fn seal(&mut self, expected: [u64; 2]) -> io::Result<bool> {
         for (shadow, expected) in self.shadows.iter().flatten().zip(expected) {
-            if tcp::info(shadow.as_fd())?.bytes_received != expected {
+            if TcpInfo::of(shadow.as_fd())?.received != expected {
                 return Err(io::Error::other("a packet reached the socket of a joined session"));
             }
-            if tcp::unacknowledged(shadow.as_fd())? > 0 {
+            if outstanding(shadow.as_fd())? > 0 {
                 return Ok(false);
             }
         }

@@ -19,7 +19,8 @@ use super::joint::{JointCell, Plan, now};
 use super::repair::{self, Sequences};
 use super::{IDLE_LIMIT, PacketPath, addresses, tuple};
 use crate::fastpath::slots::Taken;
-use crate::fastpath::tcp::{self, TcpInfo};
+use crate::fastpath::tcp::held;
+use crate::tcp::{TcpInfo, outstanding};
 
 /// What user space did with a leg since it was connected or accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +83,7 @@ impl PacketPath {
         for side in SIDES {
             let (local, peer) = addresses(legs[side]).map_err(kernel)?;
             let TcpInfo { options, window_scales, announced_mss, path_mtu, .. } =
-                tcp::info(legs[side]).map_err(kernel)?;
+                TcpInfo::of(legs[side]).map_err(kernel)?;
             addresses_of[side] = Some((local, peer));
             facts[side] = Some(LegFacts {
                 options,
@@ -143,9 +144,9 @@ fn origin(leg: BorrowedFd<'_>, books: Books, probe: bool) -> io::Result<Origin> 
     /// Packets that arrive in between make the two numbers disagree; they do not arrive that often.
     const ATTEMPTS: usize = 8;
     for _ in 0..ATTEMPTS {
-        let before = tcp::info(leg)?.bytes_received;
+        let before = TcpInfo::of(leg)?.received;
         let Sequences { received, sent, clock } = repair::sequences(leg, probe)?;
-        if tcp::info(leg)?.bytes_received == before {
+        if TcpInfo::of(leg)?.received == before {
             let origins = (received.wrapping_sub(before as u32), sent.wrapping_sub(books.given as u32));
             return Ok(Origin { origins, clock });
         }
@@ -192,9 +193,9 @@ impl Joining {
             }
             // The socket's lock: what had passed before is in `bytes_received` or on its way, and then in `passed`. What came
             // out of order is in neither, and must not stay behind.
-            let TcpInfo { bytes_received, is_established, .. } = tcp::info(legs[side])?;
+            let TcpInfo { received: taken_in, is_established, .. } = TcpInfo::of(legs[side])?;
             // A peer that has reset has told the socket only.
-            if !is_established || bytes_received != read || tcp::held(legs[side])? != 0 {
+            if !is_established || taken_in != read || held(legs[side])? != 0 {
                 return Ok(Stand::Restless);
             }
             match joint.passed(side) {
@@ -202,7 +203,7 @@ impl Joining {
                 None if unseen => {}
                 Some(_) | None => return Ok(Stand::Restless),
             }
-            if tcp::unacknowledged(legs[side])? == 0 {
+            if outstanding(legs[side])? == 0 {
                 acked |= ACKED[side];
             }
             ends[side] = (received, sent);
@@ -232,7 +233,7 @@ impl Joining {
         // An acknowledgement that came before the joint was armed has shown itself to no program.
         let mut now_acked = acked;
         for side in SIDES {
-            if acked & ACKED[side] == 0 && tcp::unacknowledged(legs[side])? == 0 {
+            if acked & ACKED[side] == 0 && outstanding(legs[side])? == 0 {
                 now_acked |= ACKED[side];
             }
         }

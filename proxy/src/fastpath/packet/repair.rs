@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::fastpath::tcp::{get, set};
+use crate::tcp::{get, set};
 
 /// linux/tcp.h; libc does not have all of them for every target.
 const TCP_REPAIR: libc::c_int = 19;

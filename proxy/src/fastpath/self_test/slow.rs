@@ -15,7 +15,8 @@ use super::session::{Deadline, Moved, Session, pattern, receive, send};
 use super::{Failure, agree, at, same};
 use crate::fastpath::engine::Engine;
 use crate::fastpath::promoted::Promoted;
-use crate::fastpath::{Fallback, Limits, tcp};
+use crate::fastpath::{Fallback, Limits};
+use crate::tcp::TcpInfo;
 
 const NAME: &str = "slow readers";
 
@@ -111,7 +112,7 @@ impl Mover<'_> {
             deadline.remaining().map_err(at("waiting for the end of a stream"))?;
         }
         self.sink.shutdown(Shutdown::Write).map_err(at("closing a stream"))?;
-        let received = tcp::info(self.source.as_fd()).map_err(at("counting received bytes"))?.bytes_received;
+        let received = TcpInfo::of(self.source.as_fd()).map_err(at("counting received bytes"))?.received;
         agree("bytes received, and a FIN", received, self.moved.redirected + self.moved.copied + 1)?;
         Ok(self.moved)
     }
@@ -166,7 +167,7 @@ impl Mover<'_> {
 
 /// Waits until the stream and its FIN have been received.
 fn await_end(source: &TcpStream, deadline: &Deadline) -> io::Result<()> {
-    while tcp::info(source.as_fd())?.bytes_received <= LEN as u64 {
+    while TcpInfo::of(source.as_fd())?.received <= LEN as u64 {
         deadline.remaining()?;
         thread::sleep(Duration::from_micros(100));
     }

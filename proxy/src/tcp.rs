@@ -1,15 +1,26 @@
-//! What the kernel knows of a leg: round-trip time, repetitions, and what waits in the socket.
+//! What the kernel knows of one TCP socket, and its options: for the legs in user space as for those on the fast path.
 
 use std::io;
 use std::mem::size_of_val;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr;
 use std::time::Duration;
 
 use nix::libc;
 
-/// The parts of `TCP_INFO` that tell how a leg fares.
+/// What is used of `TCP_INFO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TcpInfo {
+    /// Whether both directions are open (`TCP_ESTABLISHED`).
+    pub(crate) is_established: bool,
+    /// `TCPI_OPT_*`
+    pub(crate) options: u8,
+    /// The scale of the windows that the peer announces, and of those announced to it.
+    pub(crate) window_scales: (u8, u8),
+    /// The largest packet on the way to the peer, in bytes.
+    pub(crate) path_mtu: u32,
+    /// The largest segment that the peer was told to send, in bytes.
+    pub(crate) announced_mss: u32,
     /// The smoothed round-trip time.
     pub(crate) round_trip: Duration,
     /// Segments that were sent again, since the connection began.
@@ -22,7 +33,7 @@ pub(crate) struct TcpInfo {
     pub(crate) sent: u64,
     /// Bytes that the peer has acknowledged; the SYN of an active open counts as one.
     pub(crate) acknowledged: u64,
-    /// Bytes received in order.
+    /// Bytes received in order; the FIN counts as one.
     pub(crate) received: u64,
     /// How long ago payload was sent and received; both count from the handshake at most.
     pub(crate) sent_ago: Duration,
@@ -33,17 +44,25 @@ pub(crate) struct TcpInfo {
 }
 
 impl TcpInfo {
-    /// Asks the kernel for them.
+    /// Asks the kernel for them, which takes the socket's lock for it: a verdict that was running on this socket has ended
+    /// when this returns, and so has everything that had waited for the lock.
     ///
     /// # Errors
     /// The socket is not connected any more, or the kernel is older than Linux 5.4, which tells less.
     pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        /// linux/tcp_states.h
+        const ESTABLISHED: u8 = 1;
         // Offsets into `struct tcp_info` (linux/tcp.h), which only ever grows; libc's ends before most of them.
+        const STATE: usize = 0;
         const TIMEOUTS: usize = 2;
+        const OPTIONS: usize = 5;
+        const SCALES: usize = 6;
         const SEGMENT: usize = 16;
         const SENT_AGO: usize = 44;
         const RECEIVED_AGO: usize = 52;
+        const PATH_MTU: usize = 60;
         const ROUND_TRIP: usize = 68;
+        const ANNOUNCED_MSS: usize = 84;
         const RETRANSMITTED: usize = 100;
         const ACKNOWLEDGED: usize = 120;
         const RECEIVED: usize = 128;
@@ -51,26 +70,15 @@ impl TcpInfo {
         const SENT: usize = 200;
         const WINDOW: usize = 228;
         let mut info = [0_u64; (WINDOW + 4) / 8];
-        let mut size = size_of_val(&info) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `size` bytes to the array of integers, of which every bit pattern is a value.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &raw mut size,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if (size as usize) < size_of_val(&info) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
         let byte = |at: usize| info[at / 8].to_ne_bytes()[at % 8];
         let word = |at: usize| u32::from_ne_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)]);
         Ok(Self {
+            is_established: byte(STATE) == ESTABLISHED,
+            options: byte(OPTIONS),
+            window_scales: (byte(SCALES) & 0xf, byte(SCALES) >> 4),
+            path_mtu: word(PATH_MTU),
+            announced_mss: word(ANNOUNCED_MSS),
             round_trip: Duration::from_micros(word(ROUND_TRIP).into()),
             retransmitted: word(RETRANSMITTED),
             timeouts: byte(TIMEOUTS),
@@ -104,6 +112,46 @@ pub(crate) fn outstanding(socket: BorrowedFd<'_>) -> io::Result<u64> {
     unsafe { siocoutq(socket.as_raw_fd(), &raw mut bytes) }?;
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
+
+/// Sets an option of a socket.
+pub(crate) fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the size are those of one value, which the kernel only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            ptr::from_ref(value).cast(),
+            size_of_val(value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads an option of a socket that fills the array.
+pub(crate) fn get<T: Integer, const N: usize>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &mut [T; N],
+) -> io::Result<()> {
+    let mut size = size_of_val(value) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to the array of integers, of which every bit pattern is a value.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut size) };
+    match result {
+        0 if size as usize == size_of_val(value) => Ok(()),
+        0 => Err(io::ErrorKind::Unsupported.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Every bit pattern is a value of such a type.
+pub(crate) trait Integer {}
+
+impl Integer for u64 {}
+impl Integer for u32 {}
+impl Integer for libc::c_int {}
 
 #[cfg(test)]
 mod tests {
