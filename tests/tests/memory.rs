@@ -14,18 +14,18 @@ const WARM: usize = 100;
 const DESCRIPTORS: u64 = 2 * SESSIONS as u64 + 1_000;
 
 #[test]
-fn an_idle_session_costs_less_than_four_kibibytes() -> Result<()> {
+fn a_session_in_user_space_costs_less_than_five_kibibytes() -> Result<()> {
     let each = cost("copy", |_, _| Ok(()))?;
-    ensure!(each < 4 << 10, "{each} bytes per session");
+    ensure!(each < 5 << 10, "{each} bytes per session");
     Ok(())
 }
 
 #[test]
-fn a_joined_session_costs_less_than_one_kibibyte() -> Result<()> {
+fn a_joined_session_costs_less_than_three_kibibytes() -> Result<()> {
     let each = cost("packet", |daemon, sessions| {
         daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions as f64)
     })?;
-    ensure!(each < 1 << 10, "{each} bytes per session");
+    ensure!(each < 3 << 10, "{each} bytes per session");
     Ok(())
 }
 
