@@ -122,6 +122,11 @@ impl Joined {
         }
     }
 
+    /// Whether a session that has not ended has outlived the limits that it was signed with.
+    pub fn has_expired(&self) -> bool {
+        self.joint().has_expired()
+    }
+
     /// The time by the clock of [`Seen::last_seen`].
     pub fn now(&self) -> Duration {
         now()
