@@ -204,7 +204,8 @@ impl PacketPath {
         &self.retired
     }
 
-    fn is_retired(&self) -> bool {
+    /// Whether [`Self::retire`] has been called.
+    pub fn is_retired(&self) -> bool {
         self.retired.is_cancelled()
     }
 
