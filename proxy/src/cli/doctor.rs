@@ -2,6 +2,7 @@
 
 mod check;
 mod host;
+mod joins;
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -31,10 +32,13 @@ pub(super) fn doctor(config: Option<&Path>, json: bool) -> io::Result<Exit> {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), PacketPath::examine());
+    let packet = PacketPath::examine();
+    let devices = packet.as_ref().ok().cloned();
+    let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), packet);
     if let Some(config) = config {
         let exempt = caps::has_cap(None, CapSet::Effective, Right::CAP_SYS_RESOURCE).unwrap_or(false);
         report.checks.extend(Host::observe(exempt).checks(&config));
+        report.checks.extend(devices.iter().flat_map(|devices| joins::checks(&config, devices)));
     }
     let exit = if report.checks.iter().any(|check| check.breaks) { Exit::Failed } else { Exit::Good };
     let mut out = io::stdout().lock();

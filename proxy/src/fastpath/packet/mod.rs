@@ -18,6 +18,7 @@ mod joined;
 mod joining;
 mod joint;
 mod pins;
+mod prospect;
 mod repair;
 mod sample;
 
@@ -44,6 +45,7 @@ pub use self::joining::{Books, Joining, Stand};
 use self::joint::JointCell;
 pub use self::joint::{Lifetime, Seen};
 pub use self::pins::{PinError, Pins};
+pub use self::prospect::{Hindrance, Way, prospect};
 pub use self::sample::LegSample;
 use super::kernel::Kernel;
 use super::mapped::Mapped;
