@@ -13,7 +13,7 @@ fn doctor_says_for_each_target_whether_sessions_can_be_joined() -> Result<()> {
     let near = Group::new("near").target(net.targets[0].v4(9000)).target(net.targets[0].v6(9000));
     let here = Group::new("here").target(net.proxy.v4(9000));
     let lost = Group::new("lost").target(net.unreachable(9000)?);
-    let mut file = tempfile::NamedTempFile::new()?;
+    let mut file = tempfile::NamedTempFile::with_suffix(".toml")?;
     write!(file, "{}", Config::new([near, here, lost]))?;
 
     let mut doctor = net.proxy.command(binary("landbridge")?);
