@@ -261,7 +261,7 @@ fn agree(phases: &'static [u64]) -> Option<Seen> {
 #[test]
 fn packets_of_live_joints() {
     let Some(seen) = agree(&[phase::LIVE, phase::LIVE, phase::CLOSED, phase::RESET, phase::DEAD]) else { return };
-    assert!(seen.forward > CASES / 10 && seen.drop > CASES / 10 && seen.answer > CASES / 100, "{seen:?}");
+    assert!(seen.forward > CASES / 10 && seen.drop > CASES / 10 && seen.answer > CASES / 500, "{seen:?}");
 }
 
 #[test]
