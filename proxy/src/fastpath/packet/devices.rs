@@ -48,7 +48,8 @@ pub enum Hook {
 impl Hook {
     /// The better one of those that this kernel has.
     pub fn of_this_kernel() -> Self {
-        if KernelVersion::at_least(6, 6, 0) { Self::Tcx } else { Self::Clsact }
+        let has_tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
+        if has_tcx { Self::Tcx } else { Self::Clsact }
     }
 
     /// Whether attachments can outlive the process in an orderly way.
