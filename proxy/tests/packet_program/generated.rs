@@ -267,5 +267,5 @@ fn packets_of_live_joints() {
 #[test]
 fn packets_before_that() {
     let Some(seen) = agree(&[phase::FREE, phase::WATCHED, phase::PREPARED, phase::ARMED, phase::ARMED]) else { return };
-    assert!(seen.pass > CASES / 3 && seen.turn > CASES / 200, "{seen:?}");
+    assert!(seen.pass > CASES / 3 && seen.turn > CASES / 400, "{seen:?}");
 }

@@ -113,11 +113,11 @@ fn carriers(metrics: &Metrics, Case { way, network, limits, sessions }: Case) ->
         _ => ensure!(redirected > 0.0 && spliced > 0.0 && copied > 0.0, "one carried nothing\n{}", what()),
     }
     // What is joined neither falls behind nor comes back.
-    if matches!(way.datapath, "auto" | "sockmap") && !way.joins { demotions(metrics, limits) } else { Ok(()) }
+    if matches!(way.datapath, "auto" | "sockmap") && !way.joins { demotions(metrics, limits, sessions) } else { Ok(()) }
 }
 
 /// Directions left the kernel for what the limits say.
-fn demotions(metrics: &Metrics, limits: Limits) -> Result<()> {
+fn demotions(metrics: &Metrics, limits: Limits, sessions: u64) -> Result<()> {
     let demoted = |why: &[&str]| why.iter().map(|why| metrics.value(DEMOTIONS, &[("reason", why)])).sum::<f64>();
     let [for_load, at_the_end] = [demoted(&["behind", "bulk"]), demoted(&["ended"])];
     let counts = || format!("{}\n{}", metrics.lines(PROMOTIONS), metrics.lines(DEMOTIONS));
