@@ -79,6 +79,7 @@ fn shrinks(
         client.expect_echo(GREETING)?;
     }
     daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    flow.may_begin.store(true, Ordering::Relaxed);
 
     let narrowed = if direction == Direction::Up { &net.targets[0] } else { &net.client };
     let pause = thread::scope(|scope| {
@@ -110,6 +111,8 @@ fn shrinks(
 #[derive(Default)]
 struct Flow {
     received: AtomicU64,
+    /// A session without a pause is joined late or never.
+    may_begin: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -130,6 +133,10 @@ impl Flow {
 
     fn send(&self, mut stream: TcpStream) -> Result<()> {
         stream.set_write_timeout(Some(PATIENCE))?;
+        eventually("the session is joined", || {
+            ensure!(self.may_begin.load(Ordering::Relaxed), "not yet");
+            Ok(())
+        })?;
         let (mut source, mut chunk) = (Source::new(7), vec![0; CHUNK]);
         while !self.is_over.load(Ordering::Relaxed) {
             source.fill(&mut chunk);
