@@ -99,6 +99,7 @@ fn shrinks(
     })?;
     ensure!(pause < LONGEST_PAUSE, "nothing arrived for {pause:?}");
 
+    daemon.wait_ended(1, if direction == Direction::Up { "client_closed" } else { "target_closed" })?;
     let metrics = daemon.metrics()?;
     let too_long = metrics.value("landbridge_packet_packets_total", &[("verdict", "too_long")]);
     ensure!(too_long > 0.0, "no packet was too long: {}", metrics.lines("landbridge_packet_packets_total"));

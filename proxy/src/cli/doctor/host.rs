@@ -145,7 +145,7 @@ fn mtu(group: &Group, target: &Target) -> Check {
         }
     };
     let route = segment + headers(target.address.is_ipv6());
-    let Some(Device::Of { name: device, mtu: limit }) = device_towards(group, target) else {
+    let Some(Device::Of { name: device, mtu: Some(limit) }) = device_towards(group, target) else {
         return Check::good(name, format!("packets of {route} bytes"));
     };
     match route < limit {
@@ -166,8 +166,8 @@ pub(super) enum Device {
     /// This device.
     Of {
         name: String,
-        /// Its largest packet, in bytes.
-        mtu: u32,
+        /// Its largest packet, in bytes; `None` where /sys does not show this network namespace.
+        mtu: Option<u32>,
     },
 }
 
@@ -192,8 +192,8 @@ pub(super) fn device_towards(group: &Group, target: &Target) -> Option<Device> {
             found.interface_name
         }
     };
-    let mtu = fs::read_to_string(Path::new("/sys/class/net").join(&name).join("mtu")).ok()?;
-    Some(Device::Of { name, mtu: mtu.trim().parse().ok()? })
+    let mtu = fs::read_to_string(Path::new("/sys/class/net").join(&name).join("mtu")).ok();
+    Some(Device::Of { name, mtu: mtu.and_then(|mtu| mtu.trim().parse().ok()) })
 }
 
 #[cfg(test)]
