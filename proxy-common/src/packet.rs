@@ -16,7 +16,7 @@
 use core::mem::{align_of, offset_of, size_of};
 
 /// Changes whenever a value of the pinned maps does, or what it means: state of another layout is not read.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Joined sessions, and those about to be, at most. The daemon makes the maps as large as its limits of connections.
 pub const MAX_JOINTS: u32 = 65_536;
@@ -75,8 +75,10 @@ pub const TARGET_ACKED: u64 = 1 << 9;
 /// even while watched by a packet whose end cannot be told, such as a fragment.
 pub const DIRTY: u64 = 1 << 10;
 
-/// The target has reset, not the client ([`phase::RESET`] only).
+/// The target has reset, not the client ([`phase::RESET`] or [`WAS_RESET`] only).
 pub const BY_TARGET: u64 = 1 << 11;
+/// A SYN has come after the reset, and not after both ends ([`phase::FREE`] only): the daemon may not have seen the reset.
+pub const WAS_RESET: u64 = 1 << 12;
 
 /// Set in fields whose lower half is a number once they hold one.
 pub const KNOWN: u64 = 1 << 32;
@@ -149,6 +151,8 @@ pub struct Leg {
     pub window: u64,
     /// When this leg's peer ended its direction, or reset its connection; 0: not yet. By the same clock.
     pub ended_at: u64,
+    /// The window field of the last packet that was sent on and not a RST, with [`KNOWN`].
+    pub announced: u64,
 }
 
 /// Two legs that are, or are about to be, joined.
@@ -173,8 +177,8 @@ pub struct Joint {
     pub dropped: u64,
     /// The joint is dead after this time of the kernel's monotonic clock, in nanoseconds; 0: never.
     pub deadline: u64,
-    /// The rest of the line.
-    pub reserved: u64,
+    /// When a program last answered a packet itself, by the kernel's monotonic clock, in nanoseconds; 0: not yet.
+    pub answered_at: u64,
     /// The client leg and the target leg.
     pub legs: [Leg; 2],
     /// What the next daemon has to know.
@@ -204,6 +208,15 @@ pub struct Origin {
 /// How long a joint that is closed or reset still forwards repetitions, in nanoseconds: as long as Linux keeps TIME_WAIT.
 pub const LINGER: u64 = 60_000_000_000;
 
+/// A joint's SYNs are answered at most once in this time, in nanoseconds. As long as the kernel's
+/// `net.ipv4.tcp_invalid_ratelimit`: a peer that has started again repeats its SYN after a second.
+pub const CHALLENGE_INTERVAL: u64 = 500_000_000;
+
+/// The senders of packets that are longer than their way are told so at most once in this time for each joint, in
+/// nanoseconds. A window of such packets comes within less, and needs one answer; the repetition of a packet whose answer
+/// was lost comes later.
+pub const TOO_LONG_INTERVAL: u64 = 10_000_000;
+
 /// What the programs tell the daemon: the kind in the upper half of a 64-bit number, the joint's index in the lower one.
 pub mod event {
     /// The joint is live.
@@ -228,7 +241,7 @@ pub enum PacketCounter {
     OutOfWindow = 2,
     /// Fragments, IP options, extension headers, URG, or a header that does not parse.
     Untranslatable = 3,
-    /// The way to the other peer is not known to the kernel, too narrow for the packet, or longer than its hop limit.
+    /// The way to the other peer is not known to the kernel, or longer than the packet's hop limit.
     NoRoute = 4,
     /// The joint was dead.
     Dead = 5,
@@ -238,11 +251,15 @@ pub enum PacketCounter {
     EventLost = 7,
     /// Packets that the kernel could not change, for want of memory.
     Failed = 8,
+    /// SYNs that were answered with an acknowledgement.
+    Challenged = 9,
+    /// Longer than the way to the other peer takes: dropped, and the sender is told.
+    TooLong = 10,
 }
 
 impl PacketCounter {
     /// Every slot, in the order of the array.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Forwarded,
         Self::Passed,
         Self::OutOfWindow,
@@ -252,6 +269,8 @@ impl PacketCounter {
         Self::IcmpTranslated,
         Self::EventLost,
         Self::Failed,
+        Self::Challenged,
+        Self::TooLong,
     ];
 
     /// What happened to the packet, as a stable word.
@@ -266,6 +285,8 @@ impl PacketCounter {
             Self::IcmpTranslated => "icmp_translated",
             Self::EventLost => "event_lost",
             Self::Failed => "failed",
+            Self::Challenged => "challenged",
+            Self::TooLong => "too_long",
         }
     }
 

@@ -124,9 +124,14 @@ impl Host {
 
     /// Connects to `address` from `source`, another address of the host.
     pub fn connect_from(&self, source: IpAddr, address: SocketAddr) -> Result<TcpStream> {
+        self.connect_from_port(SocketAddr::new(source, 0), address)
+    }
+
+    /// Connects to `address` from this address and port of the host.
+    pub fn connect_from_port(&self, source: SocketAddr, address: SocketAddr) -> Result<TcpStream> {
         let connect = || -> io::Result<TcpStream> {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+            socket.bind(&source.into())?;
             socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)?;
             Ok(socket.into())
         };

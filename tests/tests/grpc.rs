@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use landbridge_tests::{Config, Daemon, Net, PATIENCE};
+use landbridge_tests::{Config, Daemon, Metrics, Net, PATIENCE};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
@@ -20,6 +20,27 @@ const CALLS: usize = 200;
 
 #[test]
 fn calls_and_streams_pass() -> Result<()> {
+    call("auto").map(drop)
+}
+
+#[test]
+fn calls_and_streams_pass_as_packets() -> Result<()> {
+    let metrics = call("packet")?;
+    let joins = metrics.value("landbridge_datapath_joins_total", &[]);
+    ensure!(joins == 1.0, "{joins} joins");
+    let (all, packet) = (
+        metrics.value("landbridge_bytes_total", &[]),
+        metrics.value("landbridge_bytes_total", &[("datapath", "packet")]),
+    );
+    ensure!(packet > all * 0.5, "only {packet} of {all} bytes were forwarded as packets");
+    // The kernel's own count: at least a packet for each question and one for each answer of that half.
+    let forwarded = metrics.value("landbridge_packet_packets_total", &[("verdict", "forwarded")]);
+    ensure!(forwarded >= CALLS as f64, "{forwarded} packets");
+    Ok(())
+}
+
+/// Calls and a stream over one connection; what the daemon has counted then.
+fn call(datapath: &str) -> Result<Metrics> {
     let net = Net::new(1)?;
     let listener = net.targets[0].listen(net.targets[0].v4(9000))?;
     let address = listener.local_addr()?;
@@ -37,7 +58,7 @@ fn calls_and_streams_pass() -> Result<()> {
         })
     });
     let reporter = reporter.recv_timeout(PATIENCE)?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(address))?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(address).listener(&format!("datapath = {datapath:?}")))?;
 
     let url = format!("http://{}", daemon.v4());
     let client = async move {
@@ -64,7 +85,9 @@ fn calls_and_streams_pass() -> Result<()> {
     daemon.wait_ended(1, "client_closed")?;
     drop(stop);
     server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
-    daemon.stop().map(drop)
+    let metrics = daemon.metrics()?;
+    daemon.stop()?;
+    Ok(metrics)
 }
 
 /// Runs `work` on this thread, so that its sockets are in the thread's network namespace.

@@ -304,6 +304,140 @@ fn no_joint_outlives_the_limits_of_its_session() -> Result<()> {
     Ok(())
 }
 
+/// A session that is joined goes on without a daemon, and the next one adopts it.
+fn is_adopted(net: &Net, config: &Config, listener: fn(&Daemon) -> SocketAddr) -> Result<()> {
+    let mut daemon = Daemon::start(&net.proxy, config)?;
+    let mut client = net.client.connect(listener(&daemon))?;
+    for _ in 0..5 {
+        client.expect_echo(b"before")?;
+    }
+    daemon.wait_metric(JOINS, &[], 1.0)?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    client.expect_echo(b"without a daemon")?;
+    daemon.start_again()?;
+    daemon.wait_metric(ADOPTIONS, &[], 1.0)?;
+    client.expect_echo(b"with the next one")?;
+    let copied = daemon.metrics()?.value("landbridge_bytes_total", &[("datapath", "copy")]);
+    ensure!(copied == 0.0, "{copied} bytes went through user space");
+    drop(client);
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn sessions_of_either_family_on_either_leg_are_adopted() -> Result<()> {
+    let net = Net::new(1)?;
+    let _echo = Echo::start(&net.targets[0], 9000)?;
+    for target in [net.targets[0].v4(9000), net.targets[0].v6(9000)] {
+        let config = Config::single(target).bind("[::]:8000");
+        for listener in [Daemon::v4, Daemon::v6] {
+            is_adopted(&net, &config, listener).with_context(|| format!("to {target}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sessions_bound_to_an_interface_are_adopted() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let group = Group::new("onprem").tcp("interface = \"target0\"").target(echo.address());
+    is_adopted(&net, &Config::new([group]), Daemon::v4)
+}
+
+#[test]
+fn a_session_that_is_half_closed_is_adopted() -> Result<()> {
+    let net = Net::new(1)?;
+    let turn = Arc::new(AtomicU64::new(0));
+    let turns = Arc::clone(&turn);
+    let target = Scripted::start(&net.targets[0], 9000, move |mut stream| {
+        for _ in 0..5 {
+            stream.expect(b"before")?;
+            stream.write_all(b"before")?;
+        }
+        stream.expect_ending(Ending::Closed)?;
+        for expected in 1..=2 {
+            eventually("it is the target's turn", || {
+                ensure!(turns.load(Ordering::Relaxed) >= expected, "not yet");
+                Ok(())
+            })?;
+            stream.write_all(b"more")?;
+        }
+        Ok(())
+    })?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(target.address()))?;
+    let mut client = net.client.connect(daemon.v4())?;
+    for _ in 0..5 {
+        client.expect_echo(b"before")?;
+    }
+    daemon.wait_metric(JOINS, &[], 1.0)?;
+    client.finish_writing()?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    turn.store(1, Ordering::Relaxed);
+    client.expect(b"more")?;
+    daemon.start_again()?;
+    daemon.wait_metric(ADOPTIONS, &[], 1.0)?;
+    turn.store(2, Ordering::Relaxed);
+    client.expect(b"more")?;
+    client.expect_ending(Ending::Closed)?;
+    target.outcome()?;
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
+/// One has ended before the daemon did, one while there was none: repetitions may still come, and nobody counts them again.
+#[test]
+fn sessions_that_linger_are_kept_and_not_counted() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let mut clients = [net.client.connect(daemon.v4())?, net.client.connect(daemon.v4())?];
+    for client in &mut clients {
+        for _ in 0..5 {
+            client.expect_echo(b"before")?;
+        }
+    }
+    daemon.wait_metric(JOINS, &[], 2.0)?;
+    let [mut before, mut meanwhile] = clients;
+    let end = |client: &mut TcpStream| client.finish_writing().and_then(|()| client.expect_ending(Ending::Closed));
+    end(&mut before)?;
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    end(&mut meanwhile)?;
+    daemon.start_again()?;
+    let metrics = daemon.metrics()?;
+    ensure!(metrics.value("landbridge_packet_joints", &[]) == 2.0, "{}", metrics.lines("landbridge_packet_joints"));
+    ensure!(metrics.value(ADOPTIONS, &[]) == 0.0 && metrics.value("landbridge_sessions_total", &[]) == 0.0);
+    // Their places are not taken.
+    is_served(&net, &mut daemon)?;
+    daemon.stop().map(drop)
+}
+
+fn is_served(net: &Net, daemon: &mut Daemon) -> Result<()> {
+    let mut client = net.client.connect(daemon.v4())?;
+    for _ in 0..5 {
+        client.expect_echo(b"another")?;
+    }
+    daemon.wait_metric(JOINS, &[], 1.0)
+}
+
+#[test]
+fn sessions_of_a_listener_that_is_gone_have_the_time_of_a_drain() -> Result<()> {
+    let drain = |address| Config::single(address).runtime("drain_timeout = \"1s\"");
+    let (_net, _echo, mut daemon, talk) = joined(2, drain)?;
+    let (mut clients, _) = talk.end()?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(PATIENCE)?;
+    let text = fs::read_to_string(daemon.file())?;
+    fs::write(daemon.file(), text.replacen("name = \"main\"", "name = \"another\"", 1))?;
+    daemon.start_again()?;
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    daemon.stop().map(drop)
+}
+
 /// Where a running daemon has its state: it holds the lock on that directory.
 fn state_of(daemon: &mut Daemon) -> Result<PathBuf> {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.process().id()))?;

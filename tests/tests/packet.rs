@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
@@ -117,6 +117,35 @@ fn a_client_that_has_forgotten_its_session_is_found() -> Result<()> {
     target.outcome()?;
     daemon.wait_ended(1, "client_reset")?;
     daemon.stop().map(drop)
+}
+
+/// And begins anew from the same port, as a host that has just started or a router that has lost its table does. It need
+/// not wait until keepalive finds that out.
+#[test]
+fn a_client_that_begins_anew_from_the_same_port_is_let_in() -> Result<()> {
+    /// Two repetitions of a SYN, with much to spare, and far less than the first keepalive probe.
+    const AT_ONCE: Duration = Duration::from_secs(8);
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let config = Config::single(echo.address()).bind("[::]:8000").listener_tcp("keepalive = \"1h\"");
+    for listener in [Daemon::v4, Daemon::v6] {
+        let mut daemon = Daemon::start(&net.proxy, &config)?;
+        let mut client = net.client.connect(listener(&daemon))?;
+        ask(&mut client, 20)?;
+        daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+        let own = client.local_addr()?;
+        client.forget()?;
+        let since = Instant::now();
+        let mut again = net.client.connect_from_port(own, listener(&daemon))?;
+        ask(&mut again, 1)?;
+        ensure!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+        daemon.wait_ended(1, "client_reset")?;
+        let challenged = daemon.metrics()?.value("landbridge_packet_packets_total", &[("verdict", "challenged")]);
+        ensure!(challenged >= 1.0, "{challenged} SYNs were answered");
+        drop(again);
+        daemon.stop()?;
+    }
+    Ok(())
 }
 
 /// Probes keep what is alive alive, and do no harm.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use landbridge_tests::targets::{Echo, Sample, Scripted};
-use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, Process, SocketExt, Tool};
+use landbridge_tests::{Config, Daemon, Ending, Group, Metrics, Net, PATIENCE, Process, SocketExt, Tool};
 
 /// Short limits for a peer that does not answer. A peer that answers and has nothing to say is not held to them.
 const KEEPALIVE: &str = "keepalive = \"1s\"";
@@ -14,12 +14,38 @@ const USER_TIMEOUT: &str = "user_timeout = \"2s\"";
 /// A prompt that is processed for a minute, under limits that are as much shorter than the usual ones.
 #[test]
 fn a_stream_that_stays_quiet_is_not_cut() -> Result<()> {
-    const GAP: Duration = Duration::from_secs(6);
+    stream_with_a_gap("auto", Duration::from_secs(6)).map(drop)
+}
+
+/// As packets: longer than every timer of the daemon, which looks at joined sessions once a second and gives a silent peer up
+/// after three probes; or for minutes if there is time.
+#[test]
+fn a_joined_stream_that_stays_quiet_is_not_cut() -> Result<()> {
+    let is_long = std::env::var_os("LANDBRIDGE_LONG").is_some();
+    let metrics = stream_with_a_gap("packet", Duration::from_secs(if is_long { 200 } else { 8 }))?;
+    let joins = metrics.value("landbridge_datapath_joins_total", &[]);
+    ensure!(joins == 1.0, "{joins} joins");
+    // It was joined in the gap at the latest: what came after it did not go through user space.
+    let packet = metrics.value("landbridge_bytes_total", &[("datapath", "packet"), ("direction", "download")]);
+    ensure!(packet > 0.0, "{}", metrics.lines("landbridge_bytes_total"));
+    let forwarded = metrics.value("landbridge_packet_packets_total", &[("verdict", "forwarded")]);
+    ensure!(forwarded > 0.0, "{}", metrics.lines("landbridge_packet_packets_total"));
+    Ok(())
+}
+
+/// A stream of six tokens with a pause in its middle; what the daemon has counted then.
+fn stream_with_a_gap(datapath: &str, gap: Duration) -> Result<Metrics> {
     let net = Net::new(1)?;
-    let sample = Sample::start(&net.targets[0], 9000, "gpu-1", &["--quiet-gap", "6s", "--tokens", "6"])?;
+    let sample = Sample::start(
+        &net.targets[0],
+        9000,
+        "gpu-1",
+        &["--quiet-gap", &format!("{}s", gap.as_secs()), "--tokens", "6"],
+    )?;
     let group = Group::new("onprem").target(sample.address()).tcp(KEEPALIVE).tcp(USER_TIMEOUT);
     let config = Config::new([group.tcp("connect_timeout = \"1s\"")])
         .listener("half_close_timeout = \"1s\"")
+        .listener(&format!("datapath = {datapath:?}"))
         .listener_tcp(KEEPALIVE)
         .listener_tcp(USER_TIMEOUT);
     let mut daemon = Daemon::start(&net.proxy, &config)?;
@@ -28,14 +54,16 @@ fn a_stream_that_stays_quiet_is_not_cut() -> Result<()> {
     curl.args(["--silent", "--show-error", "--fail", "--no-buffer"])
         .args(["--json", r#"{"messages": [{"role": "user", "content": "think"}], "stream": true}"#])
         .arg(format!("http://{}/v1/chat/completions", daemon.v4()));
-    let stream = Process::start("curl", &mut curl)?.succeed(GAP + PATIENCE)?;
-    ensure!(since.elapsed() >= GAP, "the gap lasted {:?}", since.elapsed());
+    let stream = Process::start("curl", &mut curl)?.succeed(gap + PATIENCE)?;
+    ensure!(since.elapsed() >= gap, "the gap lasted {:?}", since.elapsed());
     for token in ["gpu-1:", " token-1", " token-5"] {
         ensure!(stream.contains(&format!("{{\"content\":\"{token}\"}}")), "{token} is missing: {stream}");
     }
     ensure!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
     daemon.wait_ended(1, "client_closed")?;
-    daemon.stop().map(drop)
+    let metrics = daemon.metrics()?;
+    daemon.stop()?;
+    Ok(metrics)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! SIGUSR2: a new process takes over the sockets, and no client is refused.
 
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -166,4 +166,42 @@ fn an_upgrade_takes_the_joined_sessions_along() -> Result<()> {
         client.expect_echo(b"a new session")?;
     }
     daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)
+}
+
+/// The new process fails after the joined sessions were left to it. Nobody counts them any more, which is said, but they go on.
+#[test]
+fn an_upgrade_that_fails_late_leaves_joined_sessions_to_the_kernel_and_says_so() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let mut session = net.client.connect(daemon.v4())?;
+    for _ in 0..5 {
+        session.expect_echo(b"before")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    // It binds its admin address after it has taken over.
+    let taken = net.proxy.listen((Ipv4Addr::LOCALHOST, 0).into())?;
+    let text = std::fs::read_to_string(daemon.file())?;
+    let line = text.lines().find(|line| line.starts_with("listen = ")).context("an admin address")?;
+    std::fs::write(daemon.file(), text.replacen(line, &format!("listen = \"{}\"", taken.local_addr()?), 1))?;
+    daemon.process().signal(Signal::SIGUSR2)?;
+    let _successor = Successor::of(&mut daemon)?;
+    eventually("the old process goes on", || {
+        ensure!(daemon.process().stderr().contains("the packet datapath was handed over already"), "not yet");
+        Ok(())
+    })?;
+    session.expect_echo(b"after")?;
+    net.client.connect(daemon.v4())?.expect_echo(b"new sessions too")?;
+    let metrics = daemon.metrics()?;
+    ensure!(metrics.lines("landbridge_packet_available").contains("handed_over"), "the metrics do not say it");
+    // The next daemon adopts it.
+    std::fs::write(daemon.file(), text)?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().finish(landbridge_tests::PATIENCE)?;
+    daemon.start_again()?;
+    daemon.wait_metric("landbridge_datapath_adoptions_total", &[], 1.0)?;
+    session.expect_echo(b"and after that")?;
+    drop(session);
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
 }

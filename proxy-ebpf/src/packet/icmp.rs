@@ -151,7 +151,7 @@ fn send<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut Scratch, arr
     };
     let protocol = if ip.is_ipv6 { ICMPV6 } else { ICMP };
     let question = Question { protocol, class: translate::class(ip), len: skb.len(), is_ipv6: ip.is_ipv6 };
-    let Some(way) = route::find(skb, scratch, arrival.leg, &question) else {
+    let Ok(way) = route::find(skb, scratch, arrival.leg, &question) else {
         return drop(joint, PacketCounter::NoRoute);
     };
     if write(skb, ip, scratch, changes, pseudo).is_err() {

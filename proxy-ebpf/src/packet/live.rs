@@ -1,4 +1,4 @@
-//! A packet of a live joint: checked, translated, sent on. None of them ever reaches the socket.
+//! A packet of a live joint: checked, translated, sent on, or answered. None of them ever reaches the socket.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use landbridge_common::packet::{LINGER, PHASE, PacketCounter, phase};
@@ -7,12 +7,12 @@ use crate::checksum::fold;
 use crate::counters::{count, drop};
 use crate::leg::Arrival;
 use crate::maps::Scratch;
-use crate::parse::{Ip, Segment};
+use crate::parse::{Ip, RST, SYN, Segment};
 use crate::phases;
-use crate::route::{self, Question};
+use crate::route::{self, NoWay, Question};
 use crate::skb::{self, Refused, Skb};
 use crate::translate::{self, Changes};
-use crate::{track, window};
+use crate::{challenge, too_long, track, window};
 
 const TCP: u8 = 6;
 const CHECKSUM: u32 = 16;
@@ -34,6 +34,9 @@ pub(crate) fn forward<const LINK: u32>(
         return drop(joint, PacketCounter::Dead);
     }
     let Some(segment) = segment else { return drop(joint, PacketCounter::Untranslatable) };
+    if segment.flags & SYN != 0 && segment.flags & RST == 0 {
+        return challenge::answer(skb, ip, &segment, arrival, scratch, now);
+    }
     if !window::is_plausible(&segment, arrival) {
         return drop(joint, PacketCounter::OutOfWindow);
     }
@@ -54,8 +57,10 @@ pub(crate) fn forward<const LINK: u32>(
     let payload = if gso_size != 0 { gso_size } else { segment.payload };
     let len = ip_header + segment.header + payload;
     let question = Question { protocol: TCP, class: translate::class(ip), len, is_ipv6: to_ipv6 };
-    let Some(way) = route::find(skb, scratch, arrival.leg, &question) else {
-        return drop(joint, PacketCounter::NoRoute);
+    let way = match route::find(skb, scratch, arrival.leg, &question) {
+        Ok(way) => way,
+        Err(NoWay::TooLong(limit)) => return too_long::tell(skb, ip, arrival, scratch, now, limit),
+        Err(NoWay::Unknown) => return drop(joint, PacketCounter::NoRoute),
     };
     if write(skb, ip, &segment, scratch, to_ipv6, &Changes { header, pseudo }).is_err() {
         return drop(joint, PacketCounter::Failed);

@@ -11,9 +11,9 @@
 //! | helper | for | kernel |
 //! |---|---|---|
 //! | `bpf_skb_change_proto` | legs of different families | 4.8 |
-//! | `bpf_skb_change_tail`, `bpf_csum_update` | the turning packet, padding | 4.9 |
+//! | `bpf_skb_change_tail`, `bpf_csum_update` | the turning packet, answers, padding | 4.9 |
 //! | `bpf_clone_redirect` | the turning packet | 4.2 |
-//! | `bpf_skb_change_head` | `packet_raw` | 5.8 in this type of program |
+//! | `bpf_skb_change_head` | `packet_raw`, ICMP errors of this host | 5.8 in this type of program |
 //! | `bpf_ringbuf_output` | events | 5.8 |
 //! | `bpf_redirect_neigh` with a next hop | sending | 5.10 |
 //! | `bpf_fib_lookup` with `BPF_FIB_LOOKUP_SKIP_NEIGH` | following the routes | 6.4; before, [`Leg::device`] is used |
@@ -25,6 +25,7 @@
 
 #[path = "../atomics.rs"]
 mod atomics;
+mod challenge;
 mod checksum;
 mod counters;
 mod icmp;
@@ -32,10 +33,12 @@ mod leg;
 mod live;
 mod maps;
 mod options;
+mod own;
 mod parse;
 mod phases;
 mod route;
 mod skb;
+mod too_long;
 mod track;
 mod translate;
 mod turn;

@@ -1,7 +1,9 @@
 //! What a packet does to the phase of its joint, and what becomes of it.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use landbridge_common::packet::{CLIENT_ACKED, DIRTY, Joint, PHASE, PacketCounter, TARGET_ACKED, event, phase};
+use landbridge_common::packet::{
+    CLIENT_ACKED, DIRTY, Joint, PHASE, PacketCounter, TARGET_ACKED, WAS_RESET, event, phase,
+};
 
 use crate::atomics::{compare_exchange, note};
 use crate::counters::{count, drop, tell};
@@ -74,7 +76,8 @@ fn course(segment: Option<&Segment>, arrival: Arrival) -> Course {
                 return Course::Live;
             }
             // Another connection begins with the same addresses and ports.
-            if exchange(arrival.joint, old, old & !PHASE | phase::FREE) == old {
+            let reset = if now == phase::RESET { WAS_RESET } else { 0 };
+            if exchange(arrival.joint, old, old & !PHASE | phase::FREE | reset) == old {
                 return Course::Pass;
             }
             continue;

@@ -3,8 +3,8 @@
 use core::mem::size_of;
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, BPF_FIB_LOOKUP_SKIP_NEIGH,
-    bpf_fib_lookup, bpf_redir_neigh,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
+    BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup as lookup, bpf_redirect_neigh};
 use landbridge_common::packet::{Leg, Tuple};
@@ -36,14 +36,22 @@ pub(crate) struct Question {
     pub(crate) is_ipv6: bool,
 }
 
-/// The way along `leg.out`; `None` if the kernel knows none, or none that takes packets of this length.
+/// Why there is none.
+pub(crate) enum NoWay {
+    /// The kernel knows none.
+    Unknown,
+    /// The packet is too long for it; this is what it takes, in bytes.
+    TooLong(u32),
+}
+
+/// The way along `leg.out`.
 #[inline(always)]
 pub(crate) fn find<const LINK: u32>(
     skb: Skb<LINK>,
     scratch: *mut Scratch,
     leg: *mut Leg,
     question: &Question,
-) -> Option<Way> {
+) -> Result<Way, NoWay> {
     // SAFETY: the map keeps the value in place; the daemon wrote these before it armed the joint.
     let (out, device, is_bound) = unsafe { (&(*leg).out, (*leg).device, (*leg).is_bound != 0) };
     // SAFETY: the scratch is this run's.
@@ -58,7 +66,7 @@ pub(crate) fn find<const LINK: u32>(
     };
     if code == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         // SAFETY: as before.
-        return Some(unsafe {
+        return Ok(unsafe {
             let hop = &raw mut (*scratch).hop;
             let family = (*fib).family;
             (*hop).nh_family = u32::from(family);
@@ -68,9 +76,13 @@ pub(crate) fn find<const LINK: u32>(
     }
     // A kernel that knows the helper but not the flag, or that says nothing about routes because forwarding is off.
     if (code < 0 || code == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)) && device != 0 {
-        return Some(Way { device, has_hop: false });
+        return Ok(Way { device, has_hop: false });
     }
-    None
+    if code == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+        // SAFETY: as before; all fields of the union are integers.
+        return Err(NoWay::TooLong(unsafe { (*fib).__bindgen_anon_1.mtu_result }.into()));
+    }
+    Err(NoWay::Unknown)
 }
 
 /// Fills in the question.

@@ -17,6 +17,9 @@ pub(crate) const NEXT: i32 = -1;
 /// `TCX_DROP`, and `TC_ACT_SHOT`.
 pub(crate) const DROP: i32 = 2;
 
+/// The length of a MAC header.
+pub(crate) const ETHERNET: u32 = 14;
+
 /// The kernel refused to change or to read the packet: it is too short, or there is no memory.
 pub(crate) struct Refused;
 
@@ -133,13 +136,22 @@ impl<const LINK: u32> Skb<LINK> {
     /// Puts an empty MAC header before a packet that has none, which `bpf_redirect_neigh` replaces.
     #[inline(always)]
     pub(crate) fn add_link_header(self) -> Result<(), Refused> {
-        const ETHERNET: u32 = 14;
         if LINK == 0 {
             // SAFETY: the context is the kernel's.
             done(unsafe { bpf_skb_change_head(self.0, ETHERNET, 0) })
         } else {
             Ok(())
         }
+    }
+
+    /// Makes room for `len` bytes before the IP header, and for the MAC header that `bpf_redirect_neigh` replaces. What is
+    /// returned is the packet with its beginning there.
+    #[inline(always)]
+    pub(crate) fn grow(self, len: u32) -> Result<Skb<ETHERNET>, Refused> {
+        let more = if LINK == 0 { len + ETHERNET } else { len };
+        // SAFETY: the context is the kernel's.
+        done(unsafe { bpf_skb_change_head(self.0, more, 0) })?;
+        Ok(Skb(self.0))
     }
 
     /// Lets a copy of the packet arrive once more.

@@ -33,6 +33,7 @@ pub(crate) fn forwarded(segment: &Segment, arrival: Arrival, now: u64) {
         if segment.flags & ACK != 0 {
             acknowledged(segment.acknowledgement, leg, now);
         }
+        (&raw mut (*leg).announced).write_volatile(KNOWN | u64::from(segment.window));
         let announced = u64::from(segment.window) << ((*leg).window_scale_in & 31);
         if announced > (&raw const (*leg).window).read_volatile() {
             (&raw mut (*leg).window).write_volatile(announced);

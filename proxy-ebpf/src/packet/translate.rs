@@ -59,7 +59,7 @@ pub(crate) fn tcp(scratch: *mut Scratch, segment: &Segment, arrival: Arrival, no
 /// # Safety
 /// `leg` must point into the map.
 #[inline(always)]
-unsafe fn rescaled(window: u32, leg: *mut Leg) -> u32 {
+pub(crate) unsafe fn rescaled(window: u32, leg: *mut Leg) -> u32 {
     // SAFETY: the caller's.
     let (scale_in, scale_out) = unsafe { (u32::from((*leg).window_scale_in), u32::from((*leg).window_scale_out)) };
     let scaled = window << (scale_in & 31) >> (scale_out & 31);

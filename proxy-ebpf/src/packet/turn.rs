@@ -7,7 +7,7 @@ use landbridge_common::packet::{Joint, PacketCounter};
 
 use crate::checksum::{change, fold, fold_16, updated};
 use crate::counters::{count, drop};
-use crate::maps::Scratch;
+use crate::maps::{Scratch, TCP_WORDS};
 use crate::parse::{Ip, Segment};
 use crate::skb::{NEXT, Refused, Skb};
 
@@ -38,7 +38,7 @@ fn trim<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, segment: &Segment, scratch
     skb.cut(at + segment.header)?;
 
     // SAFETY: the scratch is this run's.
-    let (tcp, new) = unsafe { (&raw mut (*scratch).tcp, &mut (*scratch).ip) };
+    let (tcp, new) = unsafe { (&raw const (*scratch).tcp, &mut (*scratch).ip) };
     let mut n = 0;
     while n < 10 {
         new[n] = ip.words[n];
@@ -63,8 +63,21 @@ fn trim<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, segment: &Segment, scratch
         addresses += u64::from(new[3]) + u64::from(new[4]);
     }
 
+    recompute(skb, at, segment.header, old_len, addresses, tcp)
+}
+
+/// Makes the checksum right of a packet that ends with its TCP header of `header` bytes, of which `tcp` is a copy, and had
+/// `old_len` bytes from there on. `addresses` is their sum.
+#[inline(always)]
+pub(crate) fn recompute<const LINK: u32>(
+    skb: Skb<LINK>,
+    at: u32,
+    header: u32,
+    old_len: u32,
+    addresses: u64,
+    tcp: *const [u32; TCP_WORDS],
+) -> Result<(), Refused> {
     // If the checksum is yet to be computed, the field has the pseudo header's sum, of which this changes the length.
-    let header = segment.header;
     skb.adjust_pseudo(at + CHECKSUM, fold(change(old_len.to_be(), header.to_be())))?;
 
     // Else the field must become the sum of what is left. This difference does nothing in the first case.

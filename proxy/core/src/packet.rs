@@ -3,6 +3,7 @@
 //! The eBPF programs do the same in another way, within the verifier's limits; they are tested against this model byte
 //! for byte, the joint included. Packets begin with the IP header here.
 
+pub mod answer;
 pub mod checksum;
 pub mod icmp;
 pub mod options;
@@ -18,7 +19,7 @@ mod tests;
 
 use landbridge_common::packet::{Joint, LINGER, PHASE, PacketCounter, phase};
 
-use self::parse::{Parsed, Segment};
+use self::parse::{Parsed, Segment, flag};
 use self::phases::Course;
 use self::translate::Refusal;
 
@@ -31,6 +32,8 @@ pub enum Verdict {
     Turn(usize),
     /// This many bytes are sent on.
     Forward(usize),
+    /// It is dropped, and its sender gets this many bytes as an answer, which is counted here.
+    Answer(usize, PacketCounter),
     /// It is dropped, and counted here.
     Drop(PacketCounter),
 }
@@ -65,7 +68,7 @@ pub struct Arrival {
 /// `out`, unless it goes as it is.
 ///
 /// # Panics
-/// `out` is too short: the packet can grow by 20 bytes.
+/// `out` is too short: the packet can grow by 20 bytes, and an answer has up to 108.
 pub fn arrive(joint: &mut Joint, arrival: Arrival, packet: &[u8], out: &mut [u8]) -> Outcome {
     let segment = match parse::parse(packet) {
         Parsed::Segment(segment) => Some(segment),
@@ -97,6 +100,12 @@ fn live(joint: &mut Joint, arrival: Arrival, segment: Option<&Segment<'_>>, out:
     }
     let Some(segment) = segment else { return dropped(joint, PacketCounter::Untranslatable) };
     let facts = segment.facts();
+    if facts.has(flag::SYN) && !facts.has(flag::RST) {
+        return match answer::challenge(joint, arrival, segment, out) {
+            Some(len) => Outcome::of(Verdict::Answer(len, PacketCounter::Challenged)),
+            None => dropped(joint, PacketCounter::OutOfWindow),
+        };
+    }
     if !window::is_plausible(joint, arrival.side, &facts) {
         return dropped(joint, PacketCounter::OutOfWindow);
     }
@@ -107,6 +116,11 @@ fn live(joint: &mut Joint, arrival: Arrival, segment: Option<&Segment<'_>>, out:
         }
         Err(Refusal::Untranslatable) => dropped(joint, PacketCounter::Untranslatable),
         Err(Refusal::NoWay) => dropped(joint, PacketCounter::NoRoute),
+        Err(Refusal::TooLong) => {
+            let answered = answer::too_long(joint, arrival, segment, out);
+            let dropped = dropped(joint, PacketCounter::TooLong);
+            answered.map_or(dropped, |len| Outcome::of(Verdict::Answer(len, PacketCounter::TooLong)))
+        }
     }
 }
 

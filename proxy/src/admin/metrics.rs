@@ -26,13 +26,16 @@ use crate::stats::{Carrier, Direction, Ends, RouteCell};
 /// The Prometheus registry of this process.
 pub(super) struct Metrics {
     kernel: Kernel,
-    /// With the generation of the configuration that it is for: the next one may no longer have all of its series.
-    recorder: Mutex<(u64, PrometheusRecorder)>,
+    /// With what it is for: the next one may no longer have all of its series.
+    recorder: Mutex<(Scope, PrometheusRecorder)>,
 }
+
+/// The generation of the configuration, and whether the packet datapath was left to another process.
+type Scope = (u64, bool);
 
 impl Metrics {
     pub(super) fn new(kernel: Kernel) -> Self {
-        let recorder = Mutex::new((0, recorder(&kernel)));
+        let recorder = Mutex::new(((0, false), recorder(&kernel)));
         Self { kernel, recorder }
     }
 
@@ -41,8 +44,9 @@ impl Metrics {
         let shared = running.load();
         // A panic inside leaves values that are out of date, and they are all set below.
         let mut held = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.0 != shared.generation {
-            *held = (shared.generation, recorder(&self.kernel));
+        let scope = (shared.generation, self.kernel.packet.as_deref().is_ok_and(PacketPath::is_retired));
+        if held.0 != scope {
+            *held = (scope, recorder(&self.kernel));
         }
         with_local_recorder(&held.1, || {
             publish(&shared);
@@ -63,7 +67,11 @@ fn recorder(kernel: &Kernel) -> PrometheusRecorder {
     with_local_recorder(&recorder, || {
         describe();
         gauge!("landbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        let packet = kernel.packet.as_ref().map(drop).map_err(|code| *code);
+        let packet = match &kernel.packet {
+            Ok(path) if path.is_retired() => Err("handed_over"),
+            Ok(_) => Ok(()),
+            Err(code) => Err(*code),
+        };
         for (name, available) in
             [("landbridge_fastpath_available", kernel.sockmap), ("landbridge_packet_available", packet)]
         {

@@ -2,6 +2,7 @@
 
 mod check;
 mod host;
+mod joins;
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -15,7 +16,7 @@ use self::check::Check;
 use self::host::Host;
 use super::Exit;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
-use crate::fastpath::packet::PacketPath;
+use crate::fastpath::packet::{Hook, PacketPath};
 use crate::fastpath::version::{GOOD, Version};
 use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
@@ -31,10 +32,13 @@ pub(super) fn doctor(config: Option<&Path>, json: bool) -> io::Result<Exit> {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), PacketPath::examine());
+    let packet = PacketPath::examine();
+    let devices = packet.as_ref().ok().cloned();
+    let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), packet);
     if let Some(config) = config {
         let exempt = caps::has_cap(None, CapSet::Effective, Right::CAP_SYS_RESOURCE).unwrap_or(false);
         report.checks.extend(Host::observe(exempt).checks(&config));
+        report.checks.extend(devices.iter().flat_map(|devices| joins::checks(&config, devices)));
     }
     let exit = if report.checks.iter().any(|check| check.breaks) { Exit::Failed } else { Exit::Good };
     let mut out = io::stdout().lock();
@@ -167,7 +171,11 @@ fn packet_check(packet: Result<Vec<String>, Unavailable>) -> Check {
     const NAME: &str = "packet datapath";
     match packet {
         Ok(devices) if devices.is_empty() => Check::good(NAME, "loaded; no device but loopback is up"),
-        Ok(devices) => Check::good(NAME, format!("loaded; for the devices {}", devices.join(", "))),
+        Ok(devices) => {
+            let pinned =
+                if Hook::of_this_kernel().can_be_pinned() { "" } else { "; joined sessions end with the daemon" };
+            Check::good(NAME, format!("loaded; for the devices {}{pinned}", devices.join(", ")))
+        }
         Err(why) => Check::bad(NAME, why.chain(), why.remedy()),
     }
 }

@@ -68,11 +68,12 @@ impl JoinedSessions {
         }
     }
 
-    /// Lets go of those that have ended, and ends those whose time is up.
+    /// Lets go of those that have ended, and ends those whose time is up: the drain's, or that of the limits that they had
+    /// when they were joined.
     pub(super) fn look_at_orphans(&self) {
         let now = Instant::now();
         let is_over = |(until, joined): &mut (Option<Instant>, Joined)| {
-            joined.ending() != Ending::No || until.is_some_and(|until| now >= until)
+            joined.ending() != Ending::No || joined.has_expired() || until.is_some_and(|until| now >= until)
         };
         for (_, joined) in self.orphans.borrow_mut().extract_if(.., is_over) {
             if joined.ending().is_told() {
@@ -86,8 +87,8 @@ fn owner(shared: &Shared, session: &Adopted) -> Owner {
     let config = &shared.config;
     let group = config.groups.iter().position(|group| session.is_of_group(&group.name));
     let Some(listener) = config.listeners.iter().position(|listener| session.is_of_listener(&listener.name)) else {
-        // As at a reload: the sessions of a listener that is gone may finish.
-        return Owner::Removed(OnDown::Keep);
+        // Nobody's rules hold for it any more, so that it gets the time of the usual one.
+        return Owner::Removed(OnDown::Drain);
     };
     let Some(group) = group.filter(|group| config.listeners[listener].groups.contains(group)) else {
         return Owner::Removed(OnDown::Drain);

@@ -133,7 +133,15 @@ impl Supervisor {
                         self.servers.drain(..).for_each(|(_, server)| server.stop());
                         deadline = Some(Instant::now() + self.drain());
                     }
-                    Err(error) => error!("no upgrade, this process goes on: {error}"),
+                    Err(error) => {
+                        error!("no upgrade, this process goes on: {error}");
+                        if self.packet.as_deref().is_some_and(PacketPath::is_retired) {
+                            error!(
+                                "the packet datapath was handed over already: nothing is joined any more, and joined \
+                                 sessions go on without a daemon until one is started anew and adopts them"
+                            );
+                        }
+                    }
                 },
                 Some(prepared) = &mut reload, if !reload.is_terminated() => self.finish_reload(prepared),
                 () = expired => {

@@ -3,6 +3,8 @@
 //!
 //! Needs root and the eBPF objects (`cargo xtask test`), else it says that it did nothing.
 
+mod answers;
+mod clsact;
 mod generated;
 mod icmp;
 mod join;

@@ -172,7 +172,10 @@ impl Rig {
         let events = self.programs.events();
 
         // The moment of the program's clock shows in what it wrote, and hardly matters where it wrote nothing.
-        let times = |joint: &Joint| [joint.legs[CLIENT].last_seen, joint.legs[TARGET].last_seen, joint.live_at];
+        let times = |joint: &Joint| {
+            let legs = [CLIENT, TARGET].map(|side| joint.legs[side].last_seen);
+            [legs[0], legs[1], joint.live_at, joint.answered_at]
+        };
         let now = times(&after).into_iter().zip(times(joint)).find(|(after, before)| after != before);
         let now = now.map_or_else(monotonic, |(after, _)| after);
         let mut model = *joint;
@@ -185,6 +188,7 @@ impl Rig {
         let (expected_code, expected, counter) = match outcome.verdict {
             Verdict::Pass => (NEXT, packet, PacketCounter::Passed),
             Verdict::Turn(len) => (NEXT, &room[..len], PacketCounter::Passed),
+            Verdict::Answer(len, reason) => (REDIRECT, &room[..len], reason),
             Verdict::Drop(reason) => (DROP, packet, reason),
             Verdict::Forward(len) if is_error => (REDIRECT, &room[..len], PacketCounter::IcmpTranslated),
             Verdict::Forward(len) => (REDIRECT, &room[..len], PacketCounter::Forwarded),

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use landbridge_tests::crowd::{Crowd, Outcome, Outcomes, Reset, Role};
 use landbridge_tests::{Daemon, Metrics, eventually};
 
+use crate::Case;
 use crate::limits::Limits;
 use crate::network::Network;
-use crate::{Case, SESSIONS};
 
 const ENDS: &str = "landbridge_sessions_total";
 const BYTES: &str = "landbridge_bytes_total";
@@ -35,7 +35,7 @@ pub(crate) fn judge(daemon: &Daemon, crowd: &Crowd, outcomes: &Outcomes, case: C
     let metrics = eventually("all sessions have ended", || {
         let metrics = daemon.metrics()?;
         let (ended, open) = (metrics.value(ENDS, &[]), metrics.value(OPEN, &[]));
-        let all = (SESSIONS as f64 - unseen..=SESSIONS as f64).contains(&ended) && open == 0.0;
+        let all = (case.sessions as f64 - unseen..=case.sessions as f64).contains(&ended) && open == 0.0;
         ensure!(all, "{ended} have, {open} directions are open, {unseen} may be unknown\n{}", metrics.lines(ENDS));
         Ok(metrics)
     })?;
@@ -43,7 +43,7 @@ pub(crate) fn judge(daemon: &Daemon, crowd: &Crowd, outcomes: &Outcomes, case: C
     let doubts = metrics.value(DOUBTS, &[]);
     ensure!(doubts == 0.0, "{doubts} sessions were reset because their bytes did not agree");
     bytes(&metrics, outcomes)?;
-    Ok(ends(&metrics, crowd, unseen).and_then(|()| carriers(&metrics, case)))
+    Ok(ends(&metrics, crowd, unseen, case.sessions).and_then(|()| carriers(&metrics, case)))
 }
 
 /// Sessions that no target saw because their client reset them at once. On a bad network its reset can be the first packet
@@ -55,7 +55,7 @@ fn unseen(crowd: &Crowd, outcomes: &Outcomes) -> f64 {
 }
 
 /// Sessions end by the code of what their ends did.
-fn ends(metrics: &Metrics, crowd: &Crowd, unseen: f64) -> Result<()> {
+fn ends(metrics: &Metrics, crowd: &Crowd, unseen: f64, sessions: u64) -> Result<()> {
     let ended = |ends: &[&str]| ends.iter().map(|end| metrics.value(ENDS, &[("end", end)])).sum::<f64>();
     let resets = |by, certain| {
         let by = crowd.resets().filter(move |(_, role, _)| *role == by);
@@ -70,7 +70,7 @@ fn ends(metrics: &Metrics, crowd: &Crowd, unseen: f64) -> Result<()> {
     let by_clients = resets(Role::Client, true) - unseen..=resets(Role::Client, false);
     within(&["client_reset", "client_gone"], *by_clients.start(), *by_clients.end())?;
     within(&["target_reset"], resets(Role::Target, true), resets(Role::Target, false))?;
-    let closed = |certain| SESSIONS as f64 - resets(Role::Client, certain) - resets(Role::Target, certain);
+    let closed = |certain| sessions as f64 - resets(Role::Client, certain) - resets(Role::Target, certain);
     within(&["client_closed", "target_closed"], closed(false), closed(true))
 }
 
@@ -87,7 +87,7 @@ fn bytes(metrics: &Metrics, Outcomes { clients, targets }: &Outcomes) -> Result<
 }
 
 /// The bytes went the way that the datapath stands for, and changed it as the limits demand.
-fn carriers(metrics: &Metrics, Case { way, network, limits }: Case) -> Result<()> {
+fn carriers(metrics: &Metrics, Case { way, network, limits, sessions }: Case) -> Result<()> {
     let carried = |by| metrics.value(BYTES, &[("datapath", by)]);
     let [copied, spliced, redirected, joined] = ["copy", "splice", "sockmap", "packet"].map(carried);
     let sum = copied + spliced + redirected + joined;
@@ -113,11 +113,11 @@ fn carriers(metrics: &Metrics, Case { way, network, limits }: Case) -> Result<()
         _ => ensure!(redirected > 0.0 && spliced > 0.0 && copied > 0.0, "one carried nothing\n{}", what()),
     }
     // What is joined neither falls behind nor comes back.
-    if matches!(way.datapath, "auto" | "sockmap") && !way.joins { demotions(metrics, limits) } else { Ok(()) }
+    if matches!(way.datapath, "auto" | "sockmap") && !way.joins { demotions(metrics, limits, sessions) } else { Ok(()) }
 }
 
 /// Directions left the kernel for what the limits say.
-fn demotions(metrics: &Metrics, limits: Limits) -> Result<()> {
+fn demotions(metrics: &Metrics, limits: Limits, sessions: u64) -> Result<()> {
     let demoted = |why: &[&str]| why.iter().map(|why| metrics.value(DEMOTIONS, &[("reason", why)])).sum::<f64>();
     let [for_load, at_the_end] = [demoted(&["behind", "bulk"]), demoted(&["ended"])];
     let counts = || format!("{}\n{}", metrics.lines(PROMOTIONS), metrics.lines(DEMOTIONS));
@@ -127,7 +127,7 @@ fn demotions(metrics: &Metrics, limits: Limits) -> Result<()> {
     match limits {
         Limits::Tiny => {
             // On a busy machine reads are larger, and fewer directions look like messages at all.
-            ensure!(for_load > SESSIONS as f64 / 10.0 && for_load > at_the_end, "few demotions\n{}", counts());
+            ensure!(for_load > sessions as f64 / 10.0 && for_load > at_the_end, "few demotions\n{}", counts());
         }
         Limits::Huge => ensure!(for_load == 0.0, "demotions although nothing crosses the limits\n{}", counts()),
         Limits::Usual | Limits::Random => {}

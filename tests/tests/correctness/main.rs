@@ -18,6 +18,7 @@ use landbridge_tests::{Config, Daemon, Group, LISTENER_PORT, Net};
 use judge::{Tally, judge};
 use limits::Limits;
 use network::Network;
+use nix::sys::resource::{Resource, setrlimit};
 
 /// Sessions at once.
 const SESSIONS: u64 = 120;
@@ -43,6 +44,8 @@ struct Case {
     way: Way,
     network: Network,
     limits: Limits,
+    /// How many at once.
+    sessions: u64,
 }
 
 /// A test for each network, for each of these ways.
@@ -90,6 +93,23 @@ ways! {
     copy: Way { datapath: "copy", joins: false },
 }
 
+/// As many as a busy machine has, through the packet datapath; fewer if there is little time.
+#[test]
+fn a_large_crowd_of_packets_is_exact() -> Result<()> {
+    let sessions = if env::var_os("LANDBRIDGE_LONG").is_some() { 500 } else { 250 };
+    // Both ends of each are sockets of this process, beside what the crowd itself needs.
+    let descriptors = 4 * sessions + 1_000;
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
+    let seed = seed()?;
+    let way = Way { datapath: "packet", joins: true };
+    let case = Case { way, network: Network::LargeSegments, limits: Limits::Random, sessions };
+    println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {case:?}");
+    let net = case.network.lay_out(seed)?;
+    let failed = || format!("LANDBRIDGE_SEED={seed}, {case:?}");
+    exchange(case, &net, seed).with_context(failed)?.with_context(failed)?;
+    case.network.check(&net)
+}
+
 /// Over one network with all limits, or with these alone if there is little time.
 fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
     let mut seed = seed()?;
@@ -103,7 +123,7 @@ fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
         net.client.set_sysctl("ipv4/tcp_timestamps", "0")?;
     }
     for limits in limits {
-        let case = Case { way, network, limits };
+        let case = Case { way, network, limits, sessions: SESSIONS };
         println!("LANDBRIDGE_SEED={seed} repeats what the sessions do: {case:?}");
         let failed = || format!("LANDBRIDGE_SEED={seed}, {case:?}");
         let tally = exchange(case, &net, seed).with_context(failed)?.with_context(failed);
@@ -122,7 +142,7 @@ fn exchange_all(way: Way, network: Network, quick: Limits) -> Result<()> {
 fn exchange(case: Case, net: &Net, seed: u64) -> Result<Tally> {
     let begin = Instant::now();
     let habits = Habits { seed, small_buffers: case.network != Network::Bad };
-    let crowd = Crowd::new(&net.targets[0], PORT, habits, SESSIONS)?;
+    let crowd = Crowd::new(&net.targets[0], PORT, habits, case.sessions)?;
     // Lost packets must not make a target seem dead, and a lost RST must not hold a session up for long.
     let (patient, probes) = ("connect_timeout = \"30s\"", "keepalive = \"1s\"");
     let targets = [net.targets[0].v4(PORT), net.targets[0].v6(PORT)];

@@ -1,6 +1,6 @@
 //! What a packet does to the phase of its joint.
 
-use landbridge_common::packet::{CLIENT, CLIENT_ACKED, DIRTY, Joint, KNOWN, PHASE, TARGET_ACKED, phase};
+use landbridge_common::packet::{CLIENT, CLIENT_ACKED, DIRTY, Joint, KNOWN, PHASE, TARGET_ACKED, WAS_RESET, phase};
 
 use super::parse::{Facts, flag};
 
@@ -27,7 +27,8 @@ pub fn advance(joint: &mut Joint, side: usize, facts: Option<&Facts>, now: u64) 
         phase::FREE => return Course::Pass,
         phase::WATCHED | phase::PREPARED | phase::ARMED => {}
         phase::CLOSED | phase::RESET if facts.is_some_and(|facts| facts.has(flag::SYN)) => {
-            joint.state = joint.state & !PHASE | phase::FREE;
+            let reset = if current == phase::RESET { WAS_RESET } else { 0 };
+            joint.state = joint.state & !PHASE | phase::FREE | reset;
             return Course::Pass;
         }
         phase::LIVE | phase::CLOSED | phase::RESET => return Course::Live,

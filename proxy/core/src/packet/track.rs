@@ -28,6 +28,7 @@ pub fn forwarded(joint: &mut Joint, side: usize, facts: &Facts, now: u64) -> Opt
         acknowledged(leg, facts.acknowledgement, now);
     }
     leg.window = leg.window.max(u64::from(facts.window) << leg.window_scale_in);
+    leg.announced = KNOWN | u64::from(facts.window);
     if is_acknowledged(leg, other) && is_acknowledged(other, leg) {
         return end(joint, phase::CLOSED, 0, event::CLOSED);
     }

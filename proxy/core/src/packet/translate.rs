@@ -10,8 +10,10 @@ use super::{Arrival, checksum, options};
 pub enum Refusal {
     /// Its options do not parse, or the other family cannot tell its length.
     Untranslatable,
-    /// Its hop limit is used up, or it is too long for the way.
+    /// Its hop limit is used up.
     NoWay,
+    /// It is too long for the way.
+    TooLong,
 }
 
 /// Translates a segment into `out`, and fixes the direction's timestamp delta if it is the first one. Returns its
@@ -37,7 +39,7 @@ pub fn translate(joint: &mut Joint, arrival: Arrival, segment: &Segment<'_>, out
         return Err(Refusal::Untranslatable);
     }
     if header + rest > arrival.mtu {
-        return Err(Refusal::NoWay);
+        return Err(Refusal::TooLong);
     }
 
     let out = &mut out[..header + rest];

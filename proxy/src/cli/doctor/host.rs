@@ -145,7 +145,7 @@ fn mtu(group: &Group, target: &Target) -> Check {
         }
     };
     let route = segment + headers(target.address.is_ipv6());
-    let Some((device, limit)) = device_towards(group, target) else {
+    let Some(Device::Of { name: device, mtu: Some(limit) }) = device_towards(group, target) else {
         return Check::good(name, format!("packets of {route} bytes"));
     };
     match route < limit {
@@ -158,8 +158,21 @@ fn mtu(group: &Group, target: &Target) -> Check {
     }
 }
 
-/// The device that packets to a target leave by, and its MTU.
-fn device_towards(group: &Group, target: &Target) -> Option<(String, u32)> {
+/// What packets to a target leave by.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Device {
+    /// Nothing: the target is on this host.
+    Loopback,
+    /// This device.
+    Of {
+        name: String,
+        /// Its largest packet, in bytes; `None` where /sys does not show this network namespace.
+        mtu: Option<u32>,
+    },
+}
+
+/// The device that packets to a target leave by; `None`: it is not known.
+pub(super) fn device_towards(group: &Group, target: &Target) -> Option<Device> {
     let name = match &group.tcp.interface {
         Some(name) => name.clone(),
         None => {
@@ -174,13 +187,13 @@ fn device_towards(group: &Group, target: &Target) -> Option<(String, u32)> {
             let found = getifaddrs().ok()?.find(|of| of.address.as_ref().is_some_and(is_it))?;
             // The way to this host's own addresses is loopback, whatever device has them.
             if found.flags.contains(InterfaceFlags::IFF_LOOPBACK) || local == target.address.ip() {
-                return None;
+                return Some(Device::Loopback);
             }
             found.interface_name
         }
     };
-    let mtu = fs::read_to_string(Path::new("/sys/class/net").join(&name).join("mtu")).ok()?;
-    Some((name, mtu.trim().parse().ok()?))
+    let mtu = fs::read_to_string(Path::new("/sys/class/net").join(&name).join("mtu")).ok();
+    Some(Device::Of { name, mtu: mtu.and_then(|mtu| mtu.trim().parse().ok()) })
 }
 
 #[cfg(test)]

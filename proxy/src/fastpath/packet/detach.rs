@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::pins::{self, PinError};
-use super::{OBJECT, PacketPath};
+use super::{Hook, OBJECT, PacketPath};
 use crate::fastpath::unavailable::Unavailable;
 
 /// What became of one daemon's state.
@@ -47,7 +47,7 @@ fn one(pins: Result<pins::Pins, PinError>) -> Result<Detached, PinError> {
         return Ok(Detached::RemovedUnread { directory, why: None });
     }
     let again = directory.clone();
-    match PacketPath::start(0, Some(pins)) {
+    match PacketPath::start(0, Some(pins), Hook::of_this_kernel()) {
         Ok(path) => {
             let sessions = path.adopt(Vec::new());
             let count = sessions.iter().filter(|of| !of.joined.ending().is_told()).count();

@@ -13,8 +13,9 @@ use std::sync::{Arc, PoisonError};
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::tc::{self, TcAttachType};
-use aya::programs::{Program, SchedClassifier};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType};
+use aya::programs::{LinkOrder, Program, SchedClassifier};
+use aya::util::KernelVersion;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
@@ -34,6 +35,28 @@ const RAW: &str = "packet_raw";
 
 /// Links and addresses of both families (linux/rtnetlink.h).
 const GROUPS: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
+
+/// Where a device runs the programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// TCX, since Linux 6.6: an attachment is an object of its own, which can be pinned.
+    Tcx,
+    /// The clsact queueing discipline, in all kernels: an attachment is a part of the device.
+    Clsact,
+}
+
+impl Hook {
+    /// The better one of those that this kernel has.
+    pub fn of_this_kernel() -> Self {
+        let has_tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
+        if has_tcx { Self::Tcx } else { Self::Clsact }
+    }
+
+    /// Whether attachments can outlive the process in an orderly way.
+    pub fn can_be_pinned(self) -> bool {
+        self == Self::Tcx
+    }
+}
 
 /// Hands both programs to the kernel.
 pub(super) fn load(programs: &mut Ebpf) -> Result<(), LoadError> {
@@ -132,7 +155,7 @@ impl PacketPath {
                 continue;
             }
             let Some(program) = classifier(&mut programs, program) else { continue };
-            match attach(program, index, &name, pins.as_ref()) {
+            match attach(program, index, &name, (self.hook, pins.as_ref())) {
                 Ok(()) => debug!(device = name, "the packet datapath is attached"),
                 Err(error) => warn!(device = name, "the packet datapath cannot be attached: {error}"),
             }
@@ -146,8 +169,14 @@ fn attach(
     program: &mut SchedClassifier,
     index: u32,
     name: &str,
-    pins: Option<&Pins>,
+    (hook, pins): (Hook, Option<&Pins>),
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    if hook == Hook::Clsact {
+        // Where the discipline is there already this fails.
+        let _exists = tc::qdisc_add_clsact(name);
+        program.attach_with_options(name, TcAttachType::Ingress, TcAttachOptions::Netlink(NlOptions::default()))?;
+        return Ok(());
+    }
     if let Some(pins) = pins
         && let Some(former) = pins.link(index)
     {
@@ -164,9 +193,8 @@ fn attach(
             }
         }
     }
-    // Before Linux 6.6 there has to be a queueing discipline to attach to; where there is one already this fails.
-    let _exists = tc::qdisc_add_clsact(name);
-    let link = program.attach(name, TcAttachType::Ingress)?;
+    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let link = program.attach_with_options(name, TcAttachType::Ingress, order)?;
     if let Some(pins) = pins {
         let link = FdLink::try_from(program.take_link(link)?)?;
         pins.keep(index, link)?;

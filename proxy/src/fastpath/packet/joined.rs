@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use landbridge_common::packet::{BY_TARGET, Origin, PHASE, Tuple, phase};
+use landbridge_common::packet::{BY_TARGET, Origin, PHASE, Tuple, WAS_RESET, phase};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::debug;
 
@@ -113,11 +113,18 @@ impl Joined {
     pub fn ending(&self) -> Ending {
         let phase = self.joint().phase();
         match phase & PHASE {
+            // Another connection has begun with the same addresses and ports since the end.
+            phase::FREE if phase & WAS_RESET == 0 => Ending::Closed { client_first: self.joint().is_clients_end() },
             phase::CLOSED => Ending::Closed { client_first: self.joint().is_clients_end() },
-            phase::RESET => Ending::Reset { by_client: phase & BY_TARGET == 0 },
+            phase::RESET | phase::FREE => Ending::Reset { by_client: phase & BY_TARGET == 0 },
             phase::DEAD => Ending::Dead,
             _ => Ending::No,
         }
+    }
+
+    /// Whether a session that has not ended has outlived the limits that it was signed with.
+    pub fn has_expired(&self) -> bool {
+        self.joint().has_expired()
     }
 
     /// The time by the clock of [`Seen::last_seen`].

@@ -188,6 +188,16 @@ impl<'a> JointCell<'a> {
         client != 0 && (target == 0 || client <= target)
     }
 
+    /// Whether the programs would drop the next packet, for none came for too long or the session is too old. Only of one
+    /// that is live.
+    pub(super) fn has_expired(self) -> bool {
+        let load = |field: &AtomicU64| field.load(Ordering::Relaxed);
+        let seen = [0, 1].map(|side| load(field!(self.joint, legs[side].last_seen, AtomicU64)));
+        let last = seen.into_iter().fold(load(field!(self.joint, live_at, AtomicU64)), u64::max);
+        let (deadline, now) = (load(field!(self.joint, deadline, AtomicU64)), nanoseconds(now()));
+        deadline != 0 && now > deadline || now.saturating_sub(last) > load(field!(self.joint, idle_limit, AtomicU64))
+    }
+
     /// Packets dropped because they could not be sent on.
     pub(super) fn dropped(self) -> u64 {
         field!(self.joint, dropped, AtomicU64).load(Ordering::Relaxed)

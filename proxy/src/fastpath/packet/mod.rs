@@ -18,6 +18,7 @@ mod joined;
 mod joining;
 mod joint;
 mod pins;
+mod prospect;
 mod repair;
 mod sample;
 
@@ -38,11 +39,13 @@ use tokio_util::sync::CancellationToken;
 pub use self::adopt::Adopted;
 pub(crate) use self::adopt::origin;
 pub use self::detach::{Detached, detach};
+pub use self::devices::Hook;
 pub use self::joined::{Ending, Joined};
 pub use self::joining::{Books, Joining, Stand};
 use self::joint::JointCell;
 pub use self::joint::{Lifetime, Seen};
 pub use self::pins::{PinError, Pins};
+pub use self::prospect::{Hindrance, Way, prospect};
 pub use self::sample::LegSample;
 use super::kernel::Kernel;
 use super::mapped::Mapped;
@@ -82,6 +85,7 @@ pub struct PacketPath {
     locals: RwLock<std::collections::HashMap<IpAddr, u32>>,
     events: Mutex<Option<RingBuf<MapData>>>,
     counters: PerCpuArray<MapData, u64>,
+    hook: Hook,
     /// The indexes of the devices that have a program.
     attached: Mutex<HashSet<u32>>,
     // Owns the programs, and the attachments that are not pinned.
@@ -97,13 +101,14 @@ pub struct PacketPath {
 }
 
 impl PacketPath {
-    /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is. With `pins` the
-    /// sessions outlive this process, and [`Self::adopt`] gives those that a former one has left.
+    /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is, by this `hook`. With
+    /// `pins` the sessions outlive this process, and [`Self::adopt`] gives those that a former one has left; they are let go
+    /// unless the hook can be pinned.
     ///
     /// # Errors
     /// The first reason why this process cannot use it.
-    pub fn start(sessions: u32, pins: Option<Pins>) -> Result<Arc<Self>, Unavailable> {
-        let path = Self::loaded(sessions, pins)?;
+    pub fn start(sessions: u32, pins: Option<Pins>, hook: Hook) -> Result<Arc<Self>, Unavailable> {
+        let path = Self::loaded(sessions, pins.filter(|_| hook.can_be_pinned()), hook)?;
         devices::let_routes_be_asked();
         path.attach_devices();
         Ok(Arc::new(path))
@@ -114,20 +119,20 @@ impl PacketPath {
     /// # Errors
     /// The first reason why this process cannot use the packet datapath.
     pub fn examine() -> Result<Vec<String>, Unavailable> {
-        let _loaded = Self::loaded(0, None)?;
+        let _loaded = Self::loaded(0, None, Hook::of_this_kernel())?;
         devices::names().map_err(|source| Unavailable::LoadFailed { source: LoadError::Devices(source) })
     }
 
-    fn loaded(sessions: u32, pins: Option<Pins>) -> Result<Self, Unavailable> {
+    fn loaded(sessions: u32, pins: Option<Pins>, hook: Hook) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
         let missing = Kernel::observe().missing();
         if !missing.is_empty() {
             return Err(Unavailable::NoCapability { missing });
         }
-        Self::load(object, sessions, pins).map_err(|source| Unavailable::LoadFailed { source })
+        Self::load(object, sessions, pins, hook).map_err(|source| Unavailable::LoadFailed { source })
     }
 
-    fn load(object: &[u8], sessions: u32, pins: Option<Pins>) -> Result<Self, LoadError> {
+    fn load(object: &[u8], sessions: u32, pins: Option<Pins>, hook: Hook) -> Result<Self, LoadError> {
         let mut capacity = sessions.saturating_add(slots::RESERVE).min(landbridge_common::packet::MAX_JOINTS);
         let mut loader = EbpfLoader::new();
         if let Some(pins) = &pins {
@@ -162,6 +167,7 @@ impl PacketPath {
             locals: RwLock::default(),
             events: Mutex::new(Some(take(&mut programs, EVENTS)?)),
             counters: take(&mut programs, COUNTERS)?,
+            hook,
             attached: Mutex::default(),
             programs: Mutex::new(programs),
             pins: Mutex::new(pins),
@@ -200,7 +206,8 @@ impl PacketPath {
         &self.retired
     }
 
-    fn is_retired(&self) -> bool {
+    /// Whether [`Self::retire`] has been called.
+    pub fn is_retired(&self) -> bool {
         self.retired.is_cancelled()
     }
 

@@ -1,0 +1,56 @@
+//! Packets of this host: when one may be sent, and its IP header.
+
+use landbridge_common::packet::{Joint, Tuple};
+
+use crate::atomics::compare_exchange;
+use crate::checksum::fold_16;
+
+/// How many routers may see it: what Linux gives its own packets.
+const HOPS: u32 = 64;
+
+/// Whether it is time for another answer about this joint, which is then taken note of. By exchange, so that one packet
+/// on each CPU does not get one each.
+#[inline(always)]
+pub(crate) fn is_due(joint: *mut Joint, now: u64, interval: u64) -> bool {
+    // SAFETY: the map keeps the value in place, aligned to 8 bytes.
+    unsafe {
+        let place = &raw mut (*joint).answered_at;
+        let last = place.read_volatile();
+        // The other CPU may have answered just now.
+        now >= last && now - last >= interval && compare_exchange(place, last, now) == last
+    }
+}
+
+/// Writes the IP header of a packet along `out`, with `payload` bytes behind it; returns the sum of the addresses.
+#[inline(always)]
+pub(crate) fn ip(new: &mut [u32; 10], out: &Tuple, is_ipv6: bool, protocol: u32, payload: u32) -> u64 {
+    if is_ipv6 {
+        new[0] = 0x6000_0000_u32.to_be();
+        new[1] = (payload << 16 | protocol << 8 | HOPS).to_be();
+        let mut addresses = 0;
+        let mut n = 0;
+        while n < 4 {
+            // Volatile, else the compiler calls its memmove, which copies byte by byte.
+            // SAFETY: references to aligned words.
+            let (source, destination) = unsafe {
+                ((&raw const out.source[n]).read_volatile(), (&raw const out.destination[n]).read_volatile())
+            };
+            new[2 + n] = source;
+            new[6 + n] = destination;
+            addresses += u64::from(source) + u64::from(destination);
+            n += 1;
+        }
+        return addresses;
+    }
+    let (source, destination) = (out.source[3], out.destination[3]);
+    new[0] = (0x4500_0000 | (20 + payload)).to_be();
+    // "Don't fragment", so that no identification is needed.
+    new[1] = 0x4000_u32.to_be();
+    let third = (HOPS << 24 | protocol << 16).to_be();
+    let addresses = u64::from(source) + u64::from(destination);
+    let sum = u64::from(new[0]) + u64::from(new[1]) + u64::from(third) + addresses;
+    new[2] = third | u32::from(!fold_16(sum)) << 16;
+    new[3] = source;
+    new[4] = destination;
+    addresses
+}

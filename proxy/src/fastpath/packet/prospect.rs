@@ -1,0 +1,122 @@
+//! Whether sessions of a listener to a target can be joined, as far as that can be told before there is one. Pure.
+//!
+//! What remains open until both legs stand: whether both peers agree on the same TCP options.
+
+use landbridge_core::join::headers;
+
+use crate::config::{Datapath, Listener};
+
+/// The way to a target, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// The device that packets leave by; `None`: it is not known.
+    pub device: Option<String>,
+    /// The largest segment without options that fits, in bytes.
+    pub segment: u32,
+    /// Whether the target is this host.
+    pub is_local: bool,
+    /// Whether its address is IPv6.
+    pub is_ipv6: bool,
+}
+
+/// Why sessions will not be joined.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Hindrance {
+    /// The listener's datapath is another one.
+    #[error("the listener's datapath does not join")]
+    NotWanted,
+    /// All addresses of the listener are of the loopback device.
+    #[error("the listener's clients are on this host, and their packets cross no device")]
+    LocalClients,
+    /// There is no way to the target.
+    #[error("no route to the target: {0}")]
+    NoRoute(String),
+    /// The target is on this host.
+    #[error("the target is on this host, and its packets cross no device")]
+    LocalTarget,
+    /// The programs cannot be attached to the device.
+    #[error("{0} is a kind of device that is not supported")]
+    Device(String),
+}
+
+impl Hindrance {
+    /// What can be done about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotWanted => "datapath = \"auto\", unless that is meant",
+            Self::LocalClients | Self::LocalTarget => "nothing: other datapaths move these sessions",
+            Self::NoRoute(_) => "look at `ip route get`, and whether the VPN is up and group.tcp is right",
+            Self::Device(_) => "Ethernet, VLAN, TUN and WireGuard devices are, and have to be up",
+        }
+    }
+}
+
+/// Whether sessions of `listener` can be joined over `way`, where the programs can be attached to these `devices`; what is
+/// known then, for people.
+///
+/// # Errors
+/// The first reason why not.
+pub fn prospect(
+    listener: &Listener,
+    way: Result<&Way, &std::io::Error>,
+    devices: &[String],
+) -> Result<String, Hindrance> {
+    if !matches!(listener.datapath, Datapath::Auto | Datapath::Packet) {
+        return Err(Hindrance::NotWanted);
+    }
+    if listener.bind.iter().all(|address| address.ip().to_canonical().is_loopback()) {
+        return Err(Hindrance::LocalClients);
+    }
+    let way = way.map_err(|error| Hindrance::NoRoute(error.to_string()))?;
+    if way.is_local {
+        return Err(Hindrance::LocalTarget);
+    }
+    let bytes = way.segment + headers(way.is_ipv6);
+    match &way.device {
+        Some(device) if !devices.contains(device) => Err(Hindrance::Device(device.clone())),
+        Some(device) => {
+            Ok(format!("can be joined, by {device} in packets of {bytes} bytes, if both peers' options agree"))
+        }
+        None => Ok(format!("can be joined, in packets of {bytes} bytes, if both peers' options agree")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+    use crate::config::Config;
+
+    fn listener(bind: &str, datapath: &str) -> Listener {
+        let text = format!(
+            "[[listener]]\nname = \"a\"\nbind = [{bind}]\ngroups = [\"g\"]\ndatapath = {datapath:?}\n\
+             [[group]]\nname = \"g\"\n[[group.target]]\naddress = \"192.0.2.1:9000\"\n"
+        );
+        Config::parse(&text).unwrap().listeners.remove(0)
+    }
+
+    #[test]
+    fn every_reason_is_found_and_what_is_good_tells_the_device() {
+        let devices = ["wg0".to_owned()];
+        let way = Way { device: Some("wg0".to_owned()), segment: 1380, is_local: false, is_ipv6: false };
+        let open = listener("\"0.0.0.0:8000\"", "auto");
+        let good = prospect(&open, Ok(&way), &devices).unwrap();
+        assert!(good.contains("by wg0 in packets of 1420 bytes"), "{good}");
+        let over_ipv6 = Way { is_ipv6: true, ..way.clone() };
+        assert!(prospect(&open, Ok(&over_ipv6), &devices).unwrap().contains("1440 bytes"));
+
+        let local = Way { is_local: true, ..way.clone() };
+        let other = Way { device: Some("ib0".to_owned()), ..way.clone() };
+        let lost = Error::from(ErrorKind::NetworkUnreachable);
+        let loopback = listener("\"127.0.0.1:8000\", \"[::1]:8000\"", "auto");
+        assert_eq!(prospect(&loopback, Ok(&way), &devices), Err(Hindrance::LocalClients));
+        assert_eq!(prospect(&listener("\"127.0.0.1:8000\"", "splice"), Ok(&way), &devices), Err(Hindrance::NotWanted));
+        assert_eq!(prospect(&open, Ok(&local), &devices), Err(Hindrance::LocalTarget));
+        assert_eq!(prospect(&open, Ok(&other), &devices), Err(Hindrance::Device("ib0".to_owned())));
+        assert!(matches!(prospect(&open, Err(&lost), &devices), Err(Hindrance::NoRoute(_))));
+        // One address that others reach is enough.
+        let mixed = listener("\"127.0.0.1:8000\", \"192.0.2.7:8000\"", "packet");
+        assert!(prospect(&mixed, Ok(&way), &devices).is_ok());
+    }
+}
