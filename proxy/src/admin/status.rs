@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 
 use super::api::{GroupStatus, ListenerStatus, SessionStatus, Share, Status, TargetStatus, WeightStatus};
 use crate::config::Target;
 use crate::shared::{Running, Shared};
+use crate::stats::{Carrier, Direction, RouteCell};
 use crate::worker::Phase;
 
 /// Everything but the sessions.
@@ -108,7 +110,21 @@ fn target(shared: &Shared, id: TargetId) -> TargetStatus {
         sessions: shared.sessions(id),
         last_failure: unresolved(shared, target).or_else(|| state.last_failure()),
         ends_in_ms: state.ends_in().map(millis),
+        sessions_ended: counted(shared, id, |cell| SessionEnd::ALL.iter().map(|end| cell.ends.of(*end).get()).sum()),
+        upload_bytes: counted(shared, id, |cell| moved(cell, Direction::Upload)),
+        download_bytes: counted(shared, id, |cell| moved(cell, Direction::Download)),
     }
+}
+
+/// A count of a target, over all listeners and workers.
+fn counted(shared: &Shared, id: TargetId, of: impl Fn(&RouteCell) -> u64) -> u64 {
+    let routes = (0..shared.config.listeners.len()).flat_map(|listener| shared.stats.routes(listener));
+    routes.filter(|(route, _)| *route == id).flat_map(|(_, cells)| cells).map(|cell| of(cell)).sum()
+}
+
+/// Bytes in a direction, whatever carried them.
+fn moved(cell: &RouteCell, direction: Direction) -> u64 {
+    Carrier::ALL.iter().map(|carrier| cell.bytes(direction, *carrier).get()).sum()
 }
 
 /// Why a target has no address, if it has none.

@@ -9,6 +9,7 @@ mod manual;
 mod operate;
 mod run;
 mod table;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,6 +60,11 @@ enum Verb {
         /// Prints JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Watches groups and targets of the running daemon in a terminal, and changes their weights and states by keys
+    Top {
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -184,6 +190,7 @@ pub fn execute(arguments: Arguments) -> Exit {
         }
         Verb::Status { json, daemon } => operate::status(&daemon.socket, json),
         Verb::Sessions { json, daemon } => operate::sessions(&daemon.socket, json),
+        Verb::Top { daemon } => top::top(&daemon.socket),
         Verb::Shutdown(Shutdown::Sessions { of, json, daemon }) => {
             operate::shut_down_sessions(&daemon.socket, of, json)
         }
