@@ -44,6 +44,9 @@ enum Verb {
         /// Also says what a reload with it would change
         #[arg(long)]
         against_running: bool,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -185,8 +188,8 @@ impl From<Exit> for ExitCode {
 pub fn execute(arguments: Arguments) -> Exit {
     match arguments.verb {
         Verb::Run { config } => run::run(&config),
-        Verb::Check { file, against_running, daemon } => {
-            check::check(&file, against_running.then_some(daemon.socket.as_path()))
+        Verb::Check { file, against_running, json, daemon } => {
+            check::check(&file, against_running.then_some(daemon.socket.as_path()), json)
         }
         Verb::Status { json, daemon } => operate::status(&daemon.socket, json),
         Verb::Sessions { json, daemon } => operate::sessions(&daemon.socket, json),
