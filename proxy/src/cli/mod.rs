@@ -92,9 +92,14 @@ enum Verb {
         /// Also says whether this machine can carry what this configuration file promises
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// After which time the balancer in front closes idle connections; 60s is an ALB's default, 350s an NLB's
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration)]
+        balancer_idle_timeout: Duration,
         /// Prints JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
     },
     /// Prints what a shell needs to complete the command line
     Completions {
@@ -206,6 +211,9 @@ pub fn execute(arguments: Arguments) -> Exit {
         Verb::Man { folder } => manual::man(folder.as_deref()),
         // Nobody reads stdout any more: there is nobody to tell either.
         Verb::Detach => detach::detach().unwrap_or(Exit::Failed),
-        Verb::Doctor { config, json } => doctor::doctor(config.as_deref(), json).unwrap_or(Exit::Failed),
+        Verb::Doctor { config, balancer_idle_timeout, json, daemon } => {
+            let asked = (daemon.socket.as_path(), balancer_idle_timeout);
+            doctor::doctor(config.as_deref(), asked, json).unwrap_or(Exit::Failed)
+        }
     }
 }

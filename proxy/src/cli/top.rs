@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+#[cfg(test)]
+pub(super) use self::rows::tests::status as example;
+
 use self::model::{Action, Key, Model, Order};
 use super::Exit;
 use super::client;

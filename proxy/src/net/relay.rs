@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use super::hangup::Hangups;
 use super::leg::Leg;
-use super::tcp_info::outstanding;
+use super::tcp_info::{TcpInfo, outstanding};
 use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
@@ -190,6 +190,7 @@ impl<'a> Relay<'a> {
     /// demands; cancelled, both are reset.
     pub(crate) async fn run(mut self) -> Relayed {
         let mut silence = Silence::default();
+        let mut is_close_noted = false;
         let end = loop {
             let next = {
                 let mut client_failed = pin!(self.client.failed());
@@ -209,6 +210,10 @@ impl<'a> Relay<'a> {
                         (forth.promote, back.promote) = (promote, promote);
                         let polled = poll_both(cx, (upload, forth), (download, back));
                         note_first_byte((upload, download), cell, tally);
+                        if !is_close_noted && download.is_done() {
+                            is_close_noted = true;
+                            note_close((upload, download), &self.target, cell);
+                        }
                         if let Poll::Ready(next) = polled {
                             return Poll::Ready(next);
                         }
@@ -375,6 +380,17 @@ fn note_first_byte((upload, download): (&Flow<'_>, &Flow<'_>), cell: &RouteCell,
         let took = answered - asked;
         cell.first_byte_times.record(took);
         tally.first_byte.set(Some(took));
+    }
+}
+
+/// Takes note of how long a target that has answered was idle when it closed first.
+fn note_close((upload, download): (&Flow<'_>, &Flow<'_>), target: &Leg, cell: &RouteCell) {
+    if upload.is_done() || download.moved() == 0 {
+        return;
+    }
+    // The kernel knows it for every datapath that uses sockets, and no byte on the way costs a look at the clock.
+    if let Ok(info) = target.socket().and_then(TcpInfo::of) {
+        cell.idle_close.note(info.sent_ago.min(info.received_ago));
     }
 }
 

@@ -251,7 +251,7 @@ fn compared(a: &Row, b: &Row, by: Column) -> Ordering {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use super::*;
     use crate::admin::api::{ListenerStatus, Share};
 
@@ -271,6 +271,7 @@ pub(super) mod tests {
             sessions,
             last_failure: None,
             ends_in_ms: None,
+            idle_close_ms: None,
             sessions_ended: 10,
             upload_bytes: 1_000,
             download_bytes: 2_000,
@@ -283,7 +284,7 @@ pub(super) mod tests {
     }
 
     /// Two groups, of which the first serves.
-    pub(in crate::cli::top) fn status() -> Status {
+    pub(in crate::cli) fn status() -> Status {
         let share = |group: &str, share| Share { group: group.to_owned(), share };
         Status {
             version: "1.2.3".to_owned(),
