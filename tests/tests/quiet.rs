@@ -20,7 +20,7 @@ fn a_target_that_closes_idle_sessions_is_told_by_the_doctor() -> Result<()> {
     let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
         for _ in 0..20 {
             stream.expect(b"hello")?;
-            std::io::Write::write_all(&mut stream, b"hello")?;
+            stream.write_all(b"hello")?;
         }
         // The time is the subject here.
         std::thread::sleep(KEEP);

@@ -156,9 +156,11 @@ pub(super) fn rows(now: &Status, before: Option<(&Status, Duration)>) -> Vec<Row
 }
 
 fn by_place(status: &Status) -> HashMap<(&str, &str), &TargetStatus> {
-    let of =
-        |group| status.groups[group].targets.iter().map(move |target| (place(&status.groups[group], target), target));
-    (0..status.groups.len()).flat_map(of).collect()
+    let mut known = HashMap::new();
+    for group in &status.groups {
+        known.extend(group.targets.iter().map(|target| (place(group, target), target)));
+    }
+    known
 }
 
 fn place<'a>(group: &'a GroupStatus, target: &'a TargetStatus) -> (&'a str, &'a str) {
