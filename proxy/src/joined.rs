@@ -95,7 +95,8 @@ impl JoinedSessions {
         let vigil = Vigil::new(rules, joined.now());
         // The target may owe an answer to what user space has sent it.
         let asked = (read[1] == 0 && read[0] > 0).then(|| joined.now());
-        self.enter(joined, account, vigil, JoinedLook { asked, ..JoinedLook::default() }, alive);
+        let moved_at = Some(joined.now());
+        self.enter(joined, account, vigil, JoinedLook { asked, moved_at, ..JoinedLook::default() }, alive);
     }
 
     /// `looked`: what was known of it before.
@@ -185,11 +186,21 @@ impl Member {
             self.account.tally.add(direction, Carrier::Packet, new);
             self.account.answered |= direction == Direction::Download && new > 0;
         }
+        if self.counted != before {
+            self.looked.moved_at = Some(self.joined.now());
+        }
         self.take_samples(&seen, before, is_round);
         match self.joined.ending() {
             Ending::No => {}
             Ending::Closed { client_first: true } => return Some(SessionEnd::ClientClosed),
-            Ending::Closed { client_first: false } => return Some(SessionEnd::TargetClosed),
+            Ending::Closed { client_first: false } => {
+                // At most a round too short, for bytes are counted when they are seen.
+                let quiet = self.looked.moved_at.map(|at| self.joined.now().saturating_sub(at));
+                if let Some(quiet) = quiet.filter(|_| self.account.answered) {
+                    self.account.cell.idle_close.note(quiet);
+                }
+                return Some(SessionEnd::TargetClosed);
+            }
             Ending::Reset { by_client: true } => return Some(SessionEnd::ClientReset),
             Ending::Reset { by_client: false } => return Some(SessionEnd::TargetReset),
             Ending::Dead => return Some(SessionEnd::Idle),
@@ -240,6 +251,8 @@ impl Member {
 struct JoinedLook {
     /// When the target was asked something that it has not answered.
     asked: Option<Duration>,
+    /// When payload was last seen to have moved; `None`: before an adoption.
+    moved_at: Option<Duration>,
     /// Packets that each peer had repeated.
     retransmitted: [u64; 2],
     /// Bytes that were counted before it was entered here, from the client and from the target.

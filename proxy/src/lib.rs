@@ -7,6 +7,7 @@ mod devices;
 pub mod fastpath;
 mod handover;
 mod histogram;
+mod idle_close;
 mod joined;
 mod listening;
 mod looks;

@@ -15,6 +15,7 @@ use landbridge_core::select::TargetId;
 use crate::config::Config;
 use crate::fastpath::Fallback;
 use crate::histogram::Histogram;
+use crate::idle_close::IdleClose;
 use crate::looks::Looked;
 use crate::net::dial::FailureReason;
 
@@ -176,6 +177,8 @@ pub struct RouteCell {
     pub connect_times: Histogram,
     /// How long targets took to their first byte.
     pub first_byte_times: Histogram,
+    /// How soon the target closes idle sessions.
+    pub idle_close: IdleClose,
     /// What looks at its sessions have found.
     pub looked: Looked,
     /// Connects that failed, in the order of [`FailureReason::ALL`].

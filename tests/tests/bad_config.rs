@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use landbridge_tests::{Config, Finished, Group, Host, LISTENER_PORT, Net, PATIENCE, Process, binary};
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 const INVALID_CONFIGURATION: i32 = 78;
@@ -38,6 +39,42 @@ fn run_and_check_tell_every_problem_and_bind_nothing() -> Result<()> {
         }
         ensure!(!finished.stderr.to_lowercase().contains("address already in use"), "{finished:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn check_tells_programs_every_problem_as_json() -> Result<()> {
+    let net = Net::new(0)?;
+    let group = Group::new("onprem").target_with(net.proxy.v4(9000), "weight = 70000");
+    let config = Config::new([group]).listener("datapth = \"copy\"").to_string();
+    let finished = landbridge(&net.proxy, &["check", "--json"], &config)?;
+    assert_eq!(finished.code(), INVALID_CONFIGURATION, "{finished:?}");
+    let report: Value = serde_json::from_str(&finished.stdout)?;
+    ensure!(report["valid"] == false && report["summary"].is_null() && finished.stderr.is_empty(), "{finished:?}");
+    let problems = report["problems"].as_array().context("a list")?;
+    assert_eq!(problems.len(), 2, "{report}");
+    for (path, key) in [("group[0].target[0].weight", "weight = 70000"), ("listener[0].datapth", "datapth")] {
+        let line = config.lines().position(|line| line.starts_with(key)).context("it is in the file")? + 1;
+        let found = problems.iter().find(|problem| problem["path"] == path && problem["line"] == line);
+        let found = found.with_context(|| format!("{path} in line {line} is not in {report}"))?;
+        ensure!(["message", "hint"].iter().all(|key| found[key].as_str().is_some_and(|text| !text.is_empty())));
+    }
+    Ok(())
+}
+
+#[test]
+fn check_tells_programs_what_is_in_a_good_file() -> Result<()> {
+    let net = Net::new(0)?;
+    let finished = landbridge(&net.proxy, &["check", "--json"], &Config::single(net.proxy.v4(9000)).to_string())?;
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    let report: Value = serde_json::from_str(&finished.stdout)?;
+    ensure!(report["valid"] == true && report["problems"] == json!([]) && report["changes"].is_null(), "{report}");
+    assert_eq!(report["summary"], json!({"listeners": 1, "groups": 1, "targets": 1}));
+    // The file is gone.
+    let file = report["file"].as_str().context("its name")?;
+    let mut command = net.proxy.command(binary("landbridge")?);
+    let gone = Process::start("landbridge", command.args(["check", "--json", file]))?.finish(PATIENCE)?;
+    ensure!(gone.code() == 1 && gone.stdout.is_empty() && gone.stderr.contains(file), "{gone:?}");
     Ok(())
 }
 

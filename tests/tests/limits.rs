@@ -43,6 +43,7 @@ fn running_out_of_descriptors_is_survived() -> Result<()> {
     let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime("workers = 2"))?;
     let mut before = net.client.connect(daemon.v4())?;
     before.expect_echo(b"before")?;
+    daemon.wait_metric("landbridge_accept_failures_total", &[], 0.0)?;
     daemon.limit_descriptors(daemon.descriptors()? as u64 + ROOM)?;
 
     // The kernel completes connections that the daemon cannot accept: all of them look connected.
@@ -56,6 +57,7 @@ fn running_out_of_descriptors_is_survived() -> Result<()> {
 
     drop(clients);
     eventually("new sessions are served again", || echo_now(&mut net.client.connect(daemon.v4())?))?;
+    ensure!(daemon.metrics()?.value("landbridge_accept_failures_total", &[("listener", "main")]) > 0.0);
     before.expect_echo(b"after").context("when there is room again")?;
     drop(before);
     daemon.stop().map(drop)

@@ -106,6 +106,59 @@ fn promtool_finds_nothing_to_complain_about() -> Result<()> {
     daemon.stop().map(drop)
 }
 
+#[test]
+fn a_group_is_able_as_long_as_its_target_is_up() -> Result<()> {
+    let net = Net::new(1)?;
+    let (mut daemon, _echo, check) = lively(&net)?;
+    let able = |expected| daemon.wait_metric("landbridge_group_able", &[("group", "onprem")], expected);
+    able(1.0)?;
+    check.answer(503);
+    able(0.0)?;
+    check.answer(200);
+    able(1.0)?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_session_is_counted_to_its_datapath_while_it_is_open() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let config = Config::single(echo.address()).listener("datapath = \"copy\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let open = |expected| {
+        ["upload", "download"].into_iter().try_for_each(|direction| {
+            let labels = [("datapath", "copy"), ("direction", direction)];
+            daemon.wait_metric("landbridge_datapath_sessions", &labels, expected)
+        })
+    };
+    open(0.0)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    client.expect_echo(b"hello")?;
+    open(1.0)?;
+    drop(client);
+    open(0.0)?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn a_reload_is_dated() -> Result<()> {
+    const DATE: &str = "landbridge_config_last_reload_timestamp_seconds";
+    let net = Net::new(1)?;
+    let config = Config::single(net.targets[0].v4(9000));
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let first = daemon.metrics()?.value(DATE, &[]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
+    ensure!((now - 60.0..=now + 1.0).contains(&first), "{first} is not now, {now}");
+    // It counts whole seconds, so the first reload may still be in the same one.
+    eventually("a reload has a later date", || {
+        daemon.reload(&config)?;
+        let later = daemon.metrics()?.value(DATE, &[]);
+        ensure!(later > first, "{later} is not after {first}");
+        Ok(())
+    })?;
+    daemon.stop().map(drop)
+}
+
 /// How long the slow target thinks: far above what a busy machine adds to a fast one.
 const THOUGHT: Duration = Duration::from_millis(300);
 

@@ -222,6 +222,8 @@ fn a_reload_and_its_plan_are_told() -> Result<()> {
     let file = daemon.file().display().to_string();
     let plan = daemon.cli_good(&["check", &file, "--against-running"])?;
     ensure!(plan.contains("~ listener main: max_connections: 20000 -> 7"), "{plan}");
+    let report: Value = serde_json::from_str(&daemon.cli_good(&["check", &file, "--against-running", "--json"])?)?;
+    assert_eq!(report["changes"], serde_json::json!(["~ listener main: max_connections: 20000 -> 7"]));
     assert_eq!(status(&daemon)?["generation"], 1);
     let told = daemon.cli_good(&["reload"])?;
     assert_eq!(told, "~ listener main: max_connections: 20000 -> 7\n");

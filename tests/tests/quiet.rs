@@ -11,6 +11,46 @@ use landbridge_tests::{Config, Daemon, Ending, Group, Metrics, Net, PATIENCE, Pr
 const KEEPALIVE: &str = "keepalive = \"1s\"";
 const USER_TIMEOUT: &str = "user_timeout = \"2s\"";
 
+#[test]
+fn a_target_that_closes_idle_sessions_is_told_by_the_doctor() -> Result<()> {
+    // Longer than what passes for closing at once, by more than the second in which joined sessions are looked at.
+    const KEEP: Duration = Duration::from_secs(4);
+    const METRIC: &str = "landbridge_target_idle_close_seconds";
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        for _ in 0..20 {
+            stream.expect(b"hello")?;
+            stream.write_all(b"hello")?;
+        }
+        // The time is the subject here.
+        std::thread::sleep(KEEP);
+        stream.finish_writing()?;
+        stream.expect_ending(Ending::Closed)
+    })?;
+    for datapath in ["copy", "auto", "packet"] {
+        let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
+        let mut daemon = Daemon::start(&net.proxy, &config)?;
+        daemon.wait_metric(METRIC, &[], 0.0)?;
+        ensure!(daemon.cli_good(&["doctor"])?.contains("no target was seen to close one within 1m"));
+        let mut client = net.client.connect(daemon.v4())?;
+        for _ in 0..20 {
+            client.expect_echo(b"hello")?;
+        }
+        client.expect_ending(Ending::Closed)?;
+        drop(client);
+        target.outcome()?;
+        daemon.wait_ended(1, "target_closed")?;
+        let idle = daemon.metrics()?.value(METRIC, &[("group", "onprem")]);
+        ensure!((2.5..6.0).contains(&idle), "{datapath}: {idle}");
+        let told = daemon.cli_good(&["doctor"])?;
+        ensure!(told.contains("no  idle connections") && told.contains("--timeout-keep-alive 65"), "{told}");
+        let short = daemon.cli_good(&["doctor", "--balancer-idle-timeout", "2s"])?;
+        ensure!(short.contains("no target was seen to close one within 2s"), "{short}");
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
 /// A prompt that is processed for a minute, under limits that are as much shorter than the usual ones.
 #[test]
 fn a_stream_that_stays_quiet_is_not_cut() -> Result<()> {

@@ -192,7 +192,9 @@ fn a_limit_of_sessions_changes_without_touching_them() -> Result<()> {
         session.expect_echo(b"in")?;
         sessions.push(session);
     }
+    daemon.wait_metric("landbridge_listener_max_connections", &[("listener", "main")], 3.0)?;
     daemon.reload(&config(2))?;
+    daemon.wait_metric("landbridge_listener_max_connections", &[("listener", "main")], 2.0)?;
     for session in &mut sessions {
         session.expect_echo(b"still in")?;
     }

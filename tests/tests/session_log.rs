@@ -29,6 +29,27 @@ fn number(line: &Value, field: &str) -> Result<f64> {
 }
 
 #[test]
+fn a_session_that_is_left_to_the_next_daemon_is_told_as_left() -> Result<()> {
+    let net = Net::new(1)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("sessions.jsonl");
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &logged(Config::single(echo.address()), &file, ""))?;
+    let mut client = net.client.connect(daemon.v4())?;
+    for _ in 0..20 {
+        client.expect_echo(b"hello")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    daemon.restart(Signal::SIGQUIT)?;
+    assert_eq!(lines(&file, 1)?[0]["end"], "left");
+    daemon.wait_metric("landbridge_datapath_adoptions_total", &[], 1.0)?;
+    client.expect_echo(b"still here")?;
+    drop(client);
+    assert_eq!(lines(&file, 2)?[1]["end"], "client_closed");
+    daemon.stop().map(drop)
+}
+
+#[test]
 fn a_session_is_told_about_when_it_has_ended() -> Result<()> {
     let net = Net::new(1)?;
     let folder = tempfile::tempdir()?;

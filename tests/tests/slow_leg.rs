@@ -118,6 +118,14 @@ fn a_long_way_to_the_targets_makes_the_network_slow() -> Result<()> {
         let (stop, pings) = ping(net.client.connect(daemon.v4())?);
         wait_slow(&daemon, Some("network"))?;
         status_says(&daemon, "network")?;
+        if datapath == "copy" {
+            eventually("what is on its way is seen", || {
+                let metrics = daemon.metrics()?;
+                let name = "landbridge_leg_unacknowledged_bytes";
+                ensure!(metrics.value(name, &[("leg", "target")]) > 0.0, "{}", metrics.lines(name));
+                Ok(())
+            })?;
+        }
         let metrics = daemon.metrics()?;
         let trip = |leg| metrics.value("landbridge_leg_round_trip_seconds", &[("group", "onprem"), ("leg", leg)]);
         let (client, target) = (trip("client"), trip("target"));

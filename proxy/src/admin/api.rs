@@ -77,6 +77,18 @@ pub(crate) struct TargetStatus {
     /// When the sessions that are left are reset, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ends_in_ms: Option<u64>,
+    /// The shortest time without a byte after which the target closed a session first, in milliseconds, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_close_ms: Option<u64>,
+    /// Since the daemon started, like the counters of `/metrics`.
+    #[serde(default)]
+    pub(crate) sessions_ended: u64,
+    /// Bytes from clients, likewise.
+    #[serde(default)]
+    pub(crate) upload_bytes: u64,
+    /// Bytes to clients, likewise.
+    #[serde(default)]
+    pub(crate) download_bytes: u64,
 }
 
 /// One line of the answer to `GET /sessions`.

@@ -13,7 +13,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recor
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::Kernel;
-use super::status::shares;
+use super::status::{idle_close, shares};
 use crate::fastpath::Fallback;
 use crate::fastpath::packet::PacketPath;
 use crate::histogram::{self, Histogram};
@@ -120,6 +120,10 @@ fn describe() {
     describe_gauge!(
         "landbridge_target_weight",
         "The target's weight inside its group: the configuration's or the operator's."
+    );
+    describe_gauge!(
+        "landbridge_target_idle_close_seconds",
+        "Shortest time without a byte after which the target closed a session first; 0: it was not seen to."
     );
     describe_gauge!(
         "landbridge_target_up",
@@ -230,6 +234,8 @@ fn publish(shared: &Shared) {
             gauge!("landbridge_target_up", &labels).set(up);
             let weight = shared.pool().selector().weight(id);
             gauge!("landbridge_target_weight", &labels).set(weight);
+            let idle = idle_close(shared, id).unwrap_or_default();
+            gauge!("landbridge_target_idle_close_seconds", &labels).set(idle.as_secs_f64());
             if let Some(host) = &target.host {
                 counter!("landbridge_dns_failures_total", &labels).absolute(shared.names.failures(host));
             }

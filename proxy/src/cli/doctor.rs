@@ -2,11 +2,13 @@
 
 mod check;
 mod host;
+mod idle;
 mod joins;
 
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use caps::{CapSet, Capability as Right};
 
@@ -14,7 +16,7 @@ use serde::Serialize;
 
 use self::check::Check;
 use self::host::Host;
-use super::Exit;
+use super::{Exit, client};
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
 use crate::fastpath::packet::{Hook, PacketPath};
 use crate::fastpath::version::{GOOD, Version};
@@ -22,12 +24,13 @@ use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
 ///
-/// With a configuration it also says whether this machine can carry that. The exit code says whether something would break.
+/// With a configuration it also says whether this machine can carry that; a daemon on `socket` tells whether its targets close
+/// idle connections before a balancer that does so after `balancer`. The exit code says whether something would break.
 /// A missing fast path does not: the daemon then works in user space.
 ///
 /// # Errors
 /// Writing to stdout.
-pub(super) fn doctor(config: Option<&Path>, json: bool) -> io::Result<Exit> {
+pub(super) fn doctor(config: Option<&Path>, (socket, balancer): (&Path, Duration), json: bool) -> io::Result<Exit> {
     let config = match config.map(super::check::load).transpose() {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
@@ -40,6 +43,7 @@ pub(super) fn doctor(config: Option<&Path>, json: bool) -> io::Result<Exit> {
         report.checks.extend(Host::observe(exempt).checks(&config));
         report.checks.extend(devices.iter().flat_map(|devices| joins::checks(&config, devices)));
     }
+    report.checks.extend(idle::checks(&client::get(socket, "/status"), balancer));
     let exit = if report.checks.iter().any(|check| check.breaks) { Exit::Failed } else { Exit::Good };
     let mut out = io::stdout().lock();
     if json {

@@ -9,6 +9,7 @@ mod manual;
 mod operate;
 mod run;
 mod table;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +44,9 @@ enum Verb {
         /// Also says what a reload with it would change
         #[arg(long)]
         against_running: bool,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -59,6 +63,11 @@ enum Verb {
         /// Prints JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Watches groups and targets of the running daemon in a terminal, and changes their weights and states by keys
+    Top {
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -83,9 +92,14 @@ enum Verb {
         /// Also says whether this machine can carry what this configuration file promises
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// After which time the balancer in front closes idle connections; 60s is an ALB's default, 350s an NLB's
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration)]
+        balancer_idle_timeout: Duration,
         /// Prints JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
     },
     /// Prints what a shell needs to complete the command line
     Completions {
@@ -179,11 +193,12 @@ impl From<Exit> for ExitCode {
 pub fn execute(arguments: Arguments) -> Exit {
     match arguments.verb {
         Verb::Run { config } => run::run(&config),
-        Verb::Check { file, against_running, daemon } => {
-            check::check(&file, against_running.then_some(daemon.socket.as_path()))
+        Verb::Check { file, against_running, json, daemon } => {
+            check::check(&file, against_running.then_some(daemon.socket.as_path()), json)
         }
         Verb::Status { json, daemon } => operate::status(&daemon.socket, json),
         Verb::Sessions { json, daemon } => operate::sessions(&daemon.socket, json),
+        Verb::Top { daemon } => top::top(&daemon.socket),
         Verb::Shutdown(Shutdown::Sessions { of, json, daemon }) => {
             operate::shut_down_sessions(&daemon.socket, of, json)
         }
@@ -196,6 +211,9 @@ pub fn execute(arguments: Arguments) -> Exit {
         Verb::Man { folder } => manual::man(folder.as_deref()),
         // Nobody reads stdout any more: there is nobody to tell either.
         Verb::Detach => detach::detach().unwrap_or(Exit::Failed),
-        Verb::Doctor { config, json } => doctor::doctor(config.as_deref(), json).unwrap_or(Exit::Failed),
+        Verb::Doctor { config, balancer_idle_timeout, json, daemon } => {
+            let asked = (daemon.socket.as_path(), balancer_idle_timeout);
+            doctor::doctor(config.as_deref(), asked, json).unwrap_or(Exit::Failed)
+        }
     }
 }

@@ -54,7 +54,16 @@ pub(super) fn reload(socket: &Path, json: bool) -> Exit {
 
 /// What a file would change: `landbridge check --against-running`.
 pub(super) fn plan(socket: &Path, text: String) -> Exit {
-    told(client::post_text::<Changes>(socket, "/plan", text), false, |changes| lines(changes, "nothing would change"))
+    told(ask_plan(socket, text), false, |changes| lines(changes, "nothing would change"))
+}
+
+/// The same as a list.
+pub(super) fn changes(socket: &Path, text: String) -> Result<Vec<String>, ClientError> {
+    ask_plan(socket, text).map(|Changes { changes }| changes)
+}
+
+fn ask_plan(socket: &Path, text: String) -> Result<Changes, ClientError> {
+    client::post_text(socket, "/plan", text)
 }
 
 fn lines(Changes { changes }: &Changes, nothing: &str) -> String {

@@ -51,6 +51,7 @@ impl JoinedSessions {
                 let vigil = Vigil::resumed(rules, seen.map(sign), session.joined.now());
                 let looked = JoinedLook {
                     asked: None,
+                    moved_at: None,
                     retransmitted: seen.map(|seen| seen.retransmitted),
                     counted: seen.map(|seen| seen.bytes),
                 };

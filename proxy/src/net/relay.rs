@@ -29,7 +29,7 @@ use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::looks::{Looks, Watched};
 use crate::stats::{Direction, RouteCell};
 use crate::tally::Tally;
-use crate::tcp::outstanding;
+use crate::tcp::{TcpInfo, outstanding};
 pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
 use join::{Join, Joint, Pair};
@@ -192,6 +192,7 @@ impl<'a> Relay<'a> {
     /// In a box, for a future keeps twice what it is given by value.
     pub(crate) async fn run(mut self: Box<Self>) -> Relayed {
         let mut silence = Silence::default();
+        let mut is_close_noted = false;
         let end = loop {
             let next = {
                 let mut client_failed = pin!(self.client.failed());
@@ -211,6 +212,10 @@ impl<'a> Relay<'a> {
                         (forth.promote, back.promote) = (promote, promote);
                         let polled = poll_both(cx, (upload, forth), (download, back));
                         note_first_byte((upload, download), cell, tally);
+                        if !is_close_noted && download.is_done() {
+                            is_close_noted = true;
+                            note_close((upload, download), &self.target, cell);
+                        }
                         if let Poll::Ready(next) = polled {
                             return Poll::Ready(next);
                         }
@@ -377,6 +382,17 @@ fn note_first_byte((upload, download): (&Flow<'_>, &Flow<'_>), cell: &RouteCell,
         let took = answered - asked;
         cell.first_byte_times.record(took);
         tally.first_byte.set(Some(took));
+    }
+}
+
+/// Takes note of how long a target that has answered was idle when it closed first.
+fn note_close((upload, download): (&Flow<'_>, &Flow<'_>), target: &Leg, cell: &RouteCell) {
+    if upload.is_done() || download.moved() == 0 {
+        return;
+    }
+    // The kernel knows it for every datapath that uses sockets, and no byte on the way costs a look at the clock.
+    if let Ok(info) = target.socket().and_then(TcpInfo::of) {
+        cell.idle_close.note(info.sent_ago.min(info.received_ago));
     }
 }
 

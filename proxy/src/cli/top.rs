@@ -1,0 +1,147 @@
+//! `landbridge top`: a live view of the running daemon in a terminal. This file talks to the terminal and to the socket.
+//!
+//! Threads: the caller's draws and reads keys; one more asks the daemon and gives it orders, and ends with the process.
+
+mod draw;
+mod model;
+mod rows;
+
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+#[cfg(test)]
+pub(super) use self::rows::tests::status as example;
+
+use self::model::{Action, Key, Model, Order};
+use super::Exit;
+use super::client;
+use crate::admin::api::{SetState, SetWeight, Status};
+
+/// Often enough to watch a drain, seldom enough to cost the daemon nothing.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// How long an answer may lie before it is drawn: below what a person notices.
+const LAG: Duration = Duration::from_millis(100);
+
+/// Why there is no view.
+#[derive(Debug, thiserror::Error)]
+enum TopError {
+    /// Output goes to a file or a pipe.
+    #[error("top needs a terminal; landbridge status and status --json print the same once")]
+    NoTerminal,
+    /// The terminal did not do what it should.
+    #[error("the terminal failed: {0}")]
+    Terminal(#[from] io::Error),
+}
+
+/// What the thread at the socket has to tell.
+enum News {
+    Status(Result<Box<Status>, String>),
+    Outcome(Order, Result<(), String>),
+}
+
+/// Shows the daemon on `socket` until a key ends it.
+pub(super) fn top(socket: &Path) -> Exit {
+    match watch(socket) {
+        Ok(()) => Exit::Good,
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Failed
+        }
+    }
+}
+
+fn watch(socket: &Path) -> Result<(), TopError> {
+    if !io::stdout().is_terminal() {
+        return Err(TopError::NoTerminal);
+    }
+    let (tell, news) = mpsc::channel();
+    let (give, orders) = mpsc::channel();
+    let path = socket.to_owned();
+    thread::Builder::new().name("daemon".to_owned()).spawn(move || ask(&path, &orders, &tell))?;
+    // Also has a panic restore the terminal.
+    let mut terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
+    let shown = show(&mut terminal, &news, &give);
+    ratatui::restore();
+    shown.map_err(TopError::from)
+}
+
+fn show(terminal: &mut DefaultTerminal, news: &Receiver<News>, orders: &Sender<Order>) -> io::Result<()> {
+    let since = Instant::now();
+    let mut model = Model::new();
+    loop {
+        for news in news.try_iter() {
+            match news {
+                News::Status(Ok(status)) => model.answered(*status, since.elapsed()),
+                News::Status(Err(why)) => model.lost(why),
+                News::Outcome(order, outcome) => model.carried_out(&order, outcome),
+            }
+        }
+        terminal.draw(|frame| draw::draw(frame, &model, since.elapsed()))?;
+        if !event::poll(LAG)? {
+            continue;
+        }
+        let Event::Key(pressed) = event::read()? else { continue };
+        match key(pressed).and_then(|key| model.key(key)) {
+            Some(Action::Quit) => return Ok(()),
+            Some(Action::Send(order)) => {
+                orders.send(order).map_err(|_| io::Error::other("the thread that asks the daemon has ended"))?;
+            }
+            None => {}
+        }
+    }
+}
+
+fn key(KeyEvent { code, modifiers, kind, .. }: KeyEvent) -> Option<Key> {
+    if kind == KeyEventKind::Release {
+        return None;
+    }
+    Some(match code {
+        KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => Key::Interrupt,
+        // Another control key is no letter.
+        KeyCode::Char(_) if modifiers.contains(KeyModifiers::CONTROL) => return None,
+        KeyCode::Char(letter) => Key::Char(letter),
+        KeyCode::Enter => Key::Enter,
+        KeyCode::Esc => Key::Escape,
+        KeyCode::Backspace => Key::Backspace,
+        KeyCode::Up => Key::Up,
+        KeyCode::Down => Key::Down,
+        KeyCode::Left => Key::Left,
+        KeyCode::Right => Key::Right,
+        _ => return None,
+    })
+}
+
+/// Asks for the status every second, and gives orders between, until nobody listens any more.
+fn ask(socket: &Path, orders: &Receiver<Order>, tell: &Sender<News>) {
+    loop {
+        let status = client::get::<Status>(socket, "/status");
+        if tell.send(News::Status(status.map(Box::new).map_err(|error| error.to_string()))).is_err() {
+            return;
+        }
+        match orders.recv_timeout(REFRESH) {
+            Ok(order) => {
+                let outcome = carry_out(socket, &order);
+                if tell.send(News::Outcome(order, outcome)).is_err() {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn carry_out(socket: &Path, order: &Order) -> Result<(), String> {
+    let answer: Result<Status, _> = match order.clone() {
+        Order::Weight { of, weight } => client::post(socket, "/weight", &SetWeight { of, weight, for_ms: None }),
+        Order::State { of, state } => client::post(socket, "/state", &SetState { of, state: state.label().to_owned() }),
+    };
+    answer.map(drop).map_err(|error| error.to_string())
+}
