@@ -22,9 +22,8 @@ fn a_session_in_user_space_costs_less_than_five_kibibytes() -> Result<()> {
 
 #[test]
 fn a_joined_session_costs_less_than_three_kibibytes() -> Result<()> {
-    let each = cost("packet", |daemon, sessions| {
-        daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions as f64)
-    })?;
+    let each =
+        cost("packet", |daemon, sessions| daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions as f64))?;
     ensure!(each < 3 << 10, "{each} bytes per session");
     Ok(())
 }

@@ -63,7 +63,10 @@ fn published(text: &str) -> Result<BTreeMap<String, Metric>> {
 fn lively(net: &Net) -> Result<(Daemon, Echo, Checked)> {
     let echo = Echo::start(&net.targets[0], 9000)?;
     let check = Checked::start(&net.targets[0], 9100)?;
-    let group = Group::new("onprem").target_with(echo.address(), "name = \"gpu-1\"").health("port = 9100");
+    let group = Group::new("onprem")
+        .target_with(echo.address(), "name = \"gpu-1\"")
+        .with("failback_hold = \"0s\"")
+        .health("port = 9100");
     let daemon = Daemon::start(&net.proxy, &Config::new([group.health("interval = \"100ms\"")]))?;
     eventually("the target is up", || {
         net.client.connect(daemon.v4())?.expect_echo(b"hello")?;
