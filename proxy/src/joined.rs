@@ -242,6 +242,9 @@ impl Member {
             let moved = [0, 1].map(|side| self.counted[side] > before[side]);
             let look = self.looked.look(seen, moved, self.joined.now());
             self.account.cell.looked.take(&look.0, look.1);
+            if self.looked.begins_to_stall(&seen[1], look.1[1]) {
+                self.account.stalled();
+            }
         }
     }
 }
@@ -255,11 +258,30 @@ struct JoinedLook {
     moved_at: Option<Duration>,
     /// Packets that each peer had repeated.
     retransmitted: [u64; 2],
+    /// When the target was last heard, and what the client has had to repeat since.
+    heard: Duration,
+    unheard: u64,
     /// Bytes that were counted before it was entered here, from the client and from the target.
     counted: [u64; 2],
 }
 
+/// Repetitions that a target does not answer in any way before its session counts as stalled, as many as a socket of user space
+/// may have ([`crate::stalls`]). Those in the round in which it was last heard are not counted.
+const UNHEARD: u64 = 2;
+
 impl JoinedLook {
+    /// Whether the target has been silent for so many repetitions now, and not before. `repeated`: since the last round.
+    fn begins_to_stall(&mut self, target: &Seen, repeated: u64) -> bool {
+        if target.last_seen != self.heard || target.unacknowledged == 0 {
+            self.heard = target.last_seen;
+            self.unheard = 0;
+            return false;
+        }
+        let before = self.unheard;
+        self.unheard += repeated;
+        before < UNHEARD && self.unheard >= UNHEARD
+    }
+
     /// What is known of the legs, and what was repeated on each since the last round. `moved`: which peers sent something
     /// since then.
     fn look(&mut self, seen: &[Seen; 2], moved: [bool; 2], now: Duration) -> (SessionLook, [u64; 2]) {

@@ -119,6 +119,11 @@ impl Account {
         }
     }
 
+    /// The session's target acknowledges nothing.
+    pub(crate) fn stalled(&self) {
+        self.shared.stalled(self.lease.id());
+    }
+
     /// Whose session this is, for a process that comes later.
     pub(crate) fn origin(&self, listener: &str, read: [u64; 2]) -> JointOrigin {
         let group = &self.shared.target(self.lease.id()).0.name;

@@ -1,8 +1,8 @@
 //! Retransmission timeouts on target legs, as evidence against their targets.
 //!
 //! One task ([`follow`]) asks the kernel once a second for all TCP sockets of this network namespace (sock_diag), so that it costs
-//! the sessions nothing and needs no state for them. Joined sessions have no such timers here: their peers' own tell. Cancelling
-//! it loses what it knew of stalls that it has told.
+//! the sessions nothing and needs no state for them. Joined sessions have no such timers here: their clients repeat, which
+//! `joined` sees. Cancelling it loses what it knew of stalls that it has told.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

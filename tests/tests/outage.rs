@@ -18,20 +18,30 @@ fn serving(net: &Net, daemon: &Daemon) -> Result<char> {
     Ok(name[0].into())
 }
 
-/// No connect and no probe says anything: only what a session has sent is not acknowledged.
 #[test]
 fn a_session_that_stalls_is_evidence_against_its_target() -> Result<()> {
+    a_stall_tells("splice", 0.0)
+}
+
+#[test]
+fn a_joined_session_that_stalls_is_evidence_against_its_target() -> Result<()> {
+    a_stall_tells("packet", 2.0)
+}
+
+/// No connect and no probe says anything: only what a session has sent is not acknowledged.
+fn a_stall_tells(datapath: &str, joins: f64) -> Result<()> {
     let net = Net::new(2)?;
     let echoes = [Echo::start(&net.targets[0], 9000)?, Echo::start(&net.targets[1], 9000)?];
     let group = Group::new("onprem").with("eject_after = 1").with("eject_hold = \"1m\"");
     let group = group.target(echoes[0].address()).target(echoes[1].address());
-    let config = Config::new([group]).listener("datapath = \"splice\"");
+    let config = Config::new([group]).listener(&format!("datapath = {datapath:?}"));
     let mut daemon = Daemon::start(&net.proxy, &config)?;
     // Both targets have one.
     let mut sessions = [net.client.connect(daemon.v4())?, net.client.connect(daemon.v4())?];
     for session in &mut sessions {
         session.expect_echo(b"before")?;
     }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], joins)?;
     let first = echoes[0].address().to_string();
     let second = echoes[1].address().to_string();
     net.cut_target(0)?;

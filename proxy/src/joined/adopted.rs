@@ -54,6 +54,7 @@ impl JoinedSessions {
                     moved_at: None,
                     retransmitted: seen.map(|seen| seen.retransmitted),
                     counted: seen.map(|seen| seen.bytes),
+                    ..JoinedLook::default()
                 };
                 self.enter(session.joined, account, vigil, looked, alive);
             }
