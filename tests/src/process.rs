@@ -2,6 +2,7 @@
 //!
 //! Two threads collect standard output and standard error until the process closes them.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -69,6 +70,18 @@ impl Process {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(i32::try_from(self.id())?), signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Stops it until SIGCONT: when this returns none of its threads runs any more.
+    pub fn stop_running(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        eventually(&format!("{} stands still", self.name), || {
+            for task in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+                let status = fs::read_to_string(task?.path().join("status"))?;
+                ensure!(status.lines().any(|line| line.starts_with("State:\tT")), "{status}");
+            }
+            Ok(())
+        })
     }
 
     /// An error if it has ended.

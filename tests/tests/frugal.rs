@@ -19,7 +19,7 @@ fn first_and_last_bytes_travel_with_handshake_and_end() -> Result<()> {
     let mut daemon = Daemon::start(&net.proxy, &config)?;
     let before = counters(&net)?;
 
-    daemon.process().signal(Signal::SIGSTOP)?;
+    daemon.process().stop_running()?;
     let mut client = net.client.connect(daemon.v4())?;
     client.write_all(REQUEST)?;
     eventually("the request has arrived", || {
@@ -32,7 +32,7 @@ fn first_and_last_bytes_travel_with_handshake_and_end() -> Result<()> {
     let mut request = [0; REQUEST.len()];
     target.read_exact(&mut request)?;
     assert_eq!(request, REQUEST);
-    daemon.process().signal(Signal::SIGSTOP)?;
+    daemon.process().stop_running()?;
     target.write_all(ANSWER)?;
     target.shutdown(Shutdown::Write)?;
     eventually("the end has arrived", || {
