@@ -4,6 +4,7 @@ use landbridge_common::packet::{Joint, Tuple};
 
 use crate::atomics::compare_exchange;
 use crate::checksum::fold_16;
+use crate::translate;
 
 /// How many routers may see it: what Linux gives its own packets.
 const HOPS: u32 = 64;
@@ -27,20 +28,7 @@ pub(crate) fn ip(new: &mut [u32; 10], out: &Tuple, is_ipv6: bool, protocol: u32,
     if is_ipv6 {
         new[0] = 0x6000_0000_u32.to_be();
         new[1] = (payload << 16 | protocol << 8 | HOPS).to_be();
-        let mut addresses = 0;
-        let mut n = 0;
-        while n < 4 {
-            // Volatile, else the compiler calls its memmove, which copies byte by byte.
-            // SAFETY: references to aligned words.
-            let (source, destination) = unsafe {
-                ((&raw const out.source[n]).read_volatile(), (&raw const out.destination[n]).read_volatile())
-            };
-            new[2 + n] = source;
-            new[6 + n] = destination;
-            addresses += u64::from(source) + u64::from(destination);
-            n += 1;
-        }
-        return addresses;
+        return translate::ipv6_addresses(new, out);
     }
     let (source, destination) = (out.source[3], out.destination[3]);
     new[0] = (0x4500_0000 | (20 + payload)).to_be();

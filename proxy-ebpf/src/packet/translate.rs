@@ -85,6 +85,24 @@ pub(crate) fn hops(ip: &Ip<'_>) -> u32 {
     if ip.is_ipv6 { u32::from_be(ip.words[1]) & 0xff } else { u32::from_be(ip.words[2]) >> 24 }
 }
 
+/// Writes the addresses of `out` into an IPv6 header; returns their sum.
+#[inline(always)]
+pub(crate) fn ipv6_addresses(new: &mut [u32; 10], out: &Tuple) -> u64 {
+    let mut sum = 0;
+    let mut n = 0;
+    while n < 4 {
+        // Volatile, else the compiler calls its memmove, which copies byte by byte.
+        // SAFETY: references to aligned words.
+        let (source, destination) =
+            unsafe { ((&raw const out.source[n]).read_volatile(), (&raw const out.destination[n]).read_volatile()) };
+        new[2 + n] = source;
+        new[6 + n] = destination;
+        sum += u64::from(source) + u64::from(destination);
+        n += 1;
+    }
+    sum
+}
+
 /// Makes the new IP header in the scratch, with one hop less; returns how the pseudo header's sum changes, or `None` if
 /// the other family cannot tell the length.
 #[inline(always)]
@@ -113,19 +131,7 @@ pub(crate) fn ip(scratch: *mut Scratch, ip: &Ip<'_>, out: &Tuple, to_ipv6: bool)
             new[0] = (6 << 28 | class(ip) << 20).to_be();
             new[1] = ((ip.len() - 20) << 16 | 6 << 8 | (hops(ip) - 1)).to_be();
         }
-        let mut n = 0;
-        while n < 4 {
-            // Volatile, else the compiler calls its memmove, which copies byte by byte.
-            // SAFETY: references to aligned words.
-            let (source, destination) = unsafe {
-                ((&raw const out.source[n]).read_volatile(), (&raw const out.destination[n]).read_volatile())
-            };
-            new[2 + n] = source;
-            new[6 + n] = destination;
-            pseudo += u64::from(source) + u64::from(destination);
-            n += 1;
-        }
-        return Some(pseudo);
+        return Some(pseudo + ipv6_addresses(new, out));
     }
 
     let (source, destination) = (out.source[3], out.destination[3]);
