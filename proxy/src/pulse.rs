@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::shared::{Running, Shared};
-use crate::stats::{Carrier, Direction, RouteCell};
+use crate::stats::{Direction, RouteCell};
 
 /// The time between two beats; hysteresis and rates count in it.
 const BEAT: Duration = Duration::from_secs(1);
@@ -123,18 +123,14 @@ impl LegPulse {
 impl Totals {
     fn of(shared: &Shared, group: usize) -> Self {
         let mut totals = Self::default();
-        for listener in 0..shared.config.listeners.len() {
-            let routes = shared.stats.routes(listener).filter(|(id, _)| id.group == group);
-            routes.flat_map(|(_, cells)| cells).for_each(|cell| totals.add(cell));
-        }
+        shared.stats.cells_of(|id| id.group == group).for_each(|cell| totals.add(cell));
         totals
     }
 
     fn add(&mut self, cell: &RouteCell) {
         self.connects += cell.connects.get();
         for direction in Direction::ALL {
-            self.bytes[direction as usize] +=
-                Carrier::ALL.iter().map(|&carrier| cell.bytes(direction, carrier).get()).sum::<u64>();
+            self.bytes[direction as usize] += cell.moved(direction);
         }
         self.signs.fine += cell.looked.fine.get();
         for (sum, slow) in self.signs.slow.iter_mut().zip(&cell.looked.slow) {

@@ -229,6 +229,11 @@ impl RouteCell {
         &self.bytes[direction as usize][carrier as usize]
     }
 
+    /// Bytes that moved in `direction`, whatever carried them.
+    pub fn moved(&self, direction: Direction) -> u64 {
+        self.bytes[direction as usize].iter().map(Counter::get).sum()
+    }
+
     /// Directions that `carrier` carries now.
     pub fn present(&self, direction: Direction, carrier: Carrier) -> &Gauge {
         &self.present[direction as usize][carrier as usize]
@@ -243,6 +248,11 @@ impl Ends {
     /// Sessions that ended as `end`.
     pub fn of(&self, end: SessionEnd) -> &Counter {
         &self.0[end as usize]
+    }
+
+    /// Sessions that ended.
+    pub fn all(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
     }
 }
 
@@ -301,6 +311,12 @@ impl Stats {
     /// The targets of `listener`, each with the cells of all workers.
     pub fn routes(&self, listener: usize) -> impl Iterator<Item = (TargetId, &[Arc<RouteCell>])> {
         self.listeners[listener].routes.iter().map(|(id, cells)| (*id, &**cells))
+    }
+
+    /// The cells of all workers for the targets of this kind, under whichever listener.
+    pub fn cells_of(&self, kind: impl Fn(TargetId) -> bool) -> impl Iterator<Item = &RouteCell> {
+        let routes = self.listeners.iter().flat_map(|listener| &listener.routes);
+        routes.filter(move |(id, _)| kind(*id)).flat_map(|(_, cells)| &**cells).map(|cell| &**cell)
     }
 }
 

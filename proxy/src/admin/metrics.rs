@@ -292,8 +292,7 @@ fn publish_pulse(running: &Running, shared: &Shared) {
                 .set(known.round_trip.unwrap_or_default().as_secs_f64());
             gauge!("landbridge_leg_unsent_bytes", &labels).set(known.unsent);
             gauge!("landbridge_leg_unacknowledged_bytes", &labels).set(known.unacknowledged);
-            let routes = (0..shared.config.listeners.len()).flat_map(|listener| shared.stats.routes(listener));
-            let cells = routes.filter(|(id, _)| id.group == index).flat_map(|(_, cells)| cells);
+            let cells = shared.stats.cells_of(|id| id.group == index);
             let again = cells.map(|cell| cell.looked.legs[side].retransmitted.get()).sum();
             counter!("landbridge_leg_retransmitted_segments_total", &labels).absolute(again);
         }

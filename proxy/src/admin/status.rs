@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 
 use super::api::{GroupStatus, ListenerStatus, SessionStatus, Share, Status, TargetStatus, WeightStatus};
 use crate::config::Target;
 use crate::shared::{Running, Shared};
-use crate::stats::{Carrier, Direction, RouteCell};
+use crate::stats::{Direction, RouteCell};
 use crate::worker::Phase;
 
 /// Everything but the sessions.
@@ -111,15 +110,10 @@ fn target(shared: &Shared, id: TargetId) -> TargetStatus {
         last_failure: unresolved(shared, target).or_else(|| state.last_failure()),
         ends_in_ms: state.ends_in().map(millis),
         idle_close_ms: idle_close(shared, id).map(millis),
-        sessions_ended: counted(shared, id, |cell| SessionEnd::ALL.iter().map(|end| cell.ends.of(*end).get()).sum()),
-        upload_bytes: counted(shared, id, |cell| moved(cell, Direction::Upload)),
-        download_bytes: counted(shared, id, |cell| moved(cell, Direction::Download)),
+        sessions_ended: cells(shared, id).map(|cell| cell.ends.all()).sum(),
+        upload_bytes: cells(shared, id).map(|cell| cell.moved(Direction::Upload)).sum(),
+        download_bytes: cells(shared, id).map(|cell| cell.moved(Direction::Download)).sum(),
     }
-}
-
-/// A count of a target, over all listeners and workers.
-fn counted(shared: &Shared, id: TargetId, of: impl Fn(&RouteCell) -> u64) -> u64 {
-    cells(shared, id).map(of).sum()
 }
 
 /// How soon the target closes idle sessions, over all listeners and workers; `None`: it was not seen to.
@@ -128,13 +122,7 @@ pub(super) fn idle_close(shared: &Shared, id: TargetId) -> Option<Duration> {
 }
 
 fn cells(shared: &Shared, id: TargetId) -> impl Iterator<Item = &RouteCell> {
-    let routes = (0..shared.config.listeners.len()).flat_map(|listener| shared.stats.routes(listener));
-    routes.filter(move |(route, _)| *route == id).flat_map(|(_, cells)| cells).map(|cell| &**cell)
-}
-
-/// Bytes in a direction, whatever carried them.
-fn moved(cell: &RouteCell, direction: Direction) -> u64 {
-    Carrier::ALL.iter().map(|carrier| cell.bytes(direction, *carrier).get()).sum()
+    shared.stats.cells_of(move |route| route == id)
 }
 
 /// Why a target has no address, if it has none.

@@ -6,8 +6,6 @@ mod text;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use landbridge_core::select::TargetId;
-
 use super::api::{GroupStatus, ListenerStatus, TargetStatus};
 use super::status;
 use crate::config::units::written;
@@ -160,8 +158,7 @@ fn legs(page: &mut String, pulse: &GroupPulse) {
 /// What carries the group's sessions towards their clients.
 fn datapaths(page: &mut String, shared: &Shared, group: usize) {
     for carrier in Carrier::ALL {
-        let routes = (0..shared.config.listeners.len()).flat_map(|listener| shared.stats.routes(listener));
-        let cells = routes.filter(|(id, _): &(TargetId, _)| id.group == group).flat_map(|(_, cells)| cells);
+        let cells = shared.stats.cells_of(|id| id.group == group);
         let sessions: i64 = cells.map(|cell| cell.present(Direction::Download, carrier).get()).sum();
         if sessions > 0 {
             let _ = write!(page, "<span class=\"pill\">{} by {}</span> ", number(sessions as f64), carrier.label());
