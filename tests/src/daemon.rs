@@ -66,6 +66,12 @@ impl Daemon {
         self.start_again()
     }
 
+    /// Ends it by SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.finish(PATIENCE).map(drop)
+    }
+
     /// Starts it again after it has ended.
     pub fn start_again(&mut self) -> Result<()> {
         let mut command = self.host.command(binary("landbridge")?);

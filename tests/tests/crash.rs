@@ -13,7 +13,6 @@ use aya::maps::loaded_maps;
 use aya::programs::loaded_programs;
 use landbridge_tests::targets::Echo;
 use landbridge_tests::{Config, Daemon, Net, PATIENCE, SocketExt, eventually};
-use nix::sys::signal::Signal;
 
 /// Datapaths that use the kernel, with what is counted for a session that is there.
 const DATAPATHS: [(&str, &str, f64); 3] = [
@@ -46,8 +45,7 @@ fn a_killed_daemon_leaves_nothing_and_the_next_one_serves_at_once() -> Result<()
         ensure!(objects.programs.len() >= 2 && objects.maps.len() >= 6, "{datapath}: {objects:?}");
         ensure!(objects.left() == objects, "{datapath}: some are not loaded: {objects:?}");
 
-        daemon.process().signal(Signal::SIGKILL)?;
-        daemon.process().finish(PATIENCE)?;
+        daemon.kill()?;
         if datapath != "sockmap" {
             talk(&mut clients).context("without a daemon")?;
             let detached = daemon.cli_alone(&["detach"])?;

@@ -111,8 +111,7 @@ fn nobody_notices_that_the_daemon_is_killed() -> Result<()> {
     };
     let before = resets()?;
     for kill in 1..=kills {
-        daemon.process().signal(Signal::SIGKILL)?;
-        daemon.process().finish(PATIENCE)?;
+        daemon.kill()?;
         talk.goes_on().with_context(|| format!("after kill {kill}, without a daemon"))?;
         daemon.start_again()?;
         daemon.wait_metric(ADOPTIONS, &[], sessions as f64)?;
@@ -179,8 +178,7 @@ fn sessions_of_a_target_that_went_down_are_reset_by_the_next_daemon() -> Result<
 fn sessions_of_a_target_that_is_gone_end_as_removed_ones() -> Result<()> {
     let (net, echo, mut daemon, talk) = joined(3, Config::single)?;
     let (mut clients, _) = talk.end()?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     let other = Group::new("onprem").with("on_removal = \"reset\"").target(net.targets[0].v4(9001));
     daemon.change(&Config::new([other]))?;
     daemon.start_again()?;
@@ -224,8 +222,7 @@ fn detach_resets_what_a_dead_daemon_has_left() -> Result<()> {
     ensure!(refused.code() == 1 && refused.stdout.contains("a daemon runs"), "{refused:?}");
     talk.goes_on()?;
     let (mut clients, _) = talk.end()?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     let detached = daemon.cli_alone(&["detach"])?;
     ensure!(detached.code() == 0 && detached.stdout.contains("removed, 3 sessions reset"), "{detached:?}");
     ensure!(!state.exists(), "something is pinned");
@@ -239,8 +236,7 @@ fn detach_resets_what_a_dead_daemon_has_left() -> Result<()> {
 fn state_of_another_version_is_refused() -> Result<()> {
     let (net, _echo, mut daemon, talk) = joined(2, Config::single)?;
     let state = state_of(&mut daemon)?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     let name = state.file_name().and_then(|name| name.to_str()).context("a name")?;
     let other = state.with_file_name(format!("{}-999", name.rsplit_once('-').context("a layout")?.0));
     fs::rename(&state, &other)?;
@@ -285,8 +281,7 @@ fn no_joint_outlives_the_limits_of_its_session() -> Result<()> {
     client.expect_echo(b"hello")?;
     client.expect_echo(b"and again")?;
     daemon.wait_metric(JOINS, &[], 1.0)?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     client.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut answered = Duration::ZERO;
     let silent = |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
@@ -312,8 +307,7 @@ fn is_adopted(net: &Net, config: &Config, listener: fn(&Daemon) -> SocketAddr) -
         client.expect_echo(b"before")?;
     }
     daemon.wait_metric(JOINS, &[], 1.0)?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     client.expect_echo(b"without a daemon")?;
     daemon.start_again()?;
     daemon.wait_metric(ADOPTIONS, &[], 1.0)?;
@@ -373,8 +367,7 @@ fn a_session_that_is_half_closed_is_adopted() -> Result<()> {
     }
     daemon.wait_metric(JOINS, &[], 1.0)?;
     client.finish_writing()?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     turn.store(1, Ordering::Relaxed);
     client.expect(b"more")?;
     daemon.start_again()?;
@@ -404,8 +397,7 @@ fn sessions_that_linger_are_kept_and_not_counted() -> Result<()> {
     let end = |client: &mut TcpStream| client.finish_writing().and_then(|()| client.expect_ending(Ending::Closed));
     end(&mut before)?;
     daemon.wait_ended(1, "client_closed")?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     end(&mut meanwhile)?;
     daemon.start_again()?;
     let metrics = daemon.metrics()?;
@@ -429,8 +421,7 @@ fn sessions_of_a_listener_that_is_gone_have_the_time_of_a_drain() -> Result<()> 
     let drain = |address| Config::single(address).runtime("drain_timeout = \"1s\"");
     let (_net, _echo, mut daemon, talk) = joined(2, drain)?;
     let (mut clients, _) = talk.end()?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(PATIENCE)?;
+    daemon.kill()?;
     let text = fs::read_to_string(daemon.file())?;
     fs::write(daemon.file(), text.replacen("name = \"main\"", "name = \"another\"", 1))?;
     daemon.start_again()?;

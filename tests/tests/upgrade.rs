@@ -196,8 +196,7 @@ fn an_upgrade_that_fails_late_leaves_joined_sessions_to_the_kernel_and_says_so()
     ensure!(metrics.lines("landbridge_packet_available").contains("handed_over"), "the metrics do not say it");
     // The next daemon adopts it.
     std::fs::write(daemon.file(), text)?;
-    daemon.process().signal(Signal::SIGKILL)?;
-    daemon.process().finish(landbridge_tests::PATIENCE)?;
+    daemon.kill()?;
     daemon.start_again()?;
     daemon.wait_metric("landbridge_datapath_adoptions_total", &[], 1.0)?;
     session.expect_echo(b"and after that")?;
