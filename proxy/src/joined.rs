@@ -5,7 +5,7 @@
 //! drops an entry resets its session, unless that has ended; a process that is killed drops nothing.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,9 @@ use crate::session::Account;
 use crate::stats::{Carrier, Direction, Presence};
 
 mod adopted;
+mod members;
+
+use members::Members;
 
 /// How often every joined session is counted and judged. Metrics lag by as much; timeouts are seconds and more.
 const ROUND: Duration = Duration::from_secs(1);
@@ -41,8 +44,7 @@ const MOST_LINGERING: usize = 8192;
 /// The joined sessions of a worker.
 pub(crate) struct JoinedSessions {
     pub(crate) path: Arc<PacketPath>,
-    /// Boxed, because a table has room for up to twice as many.
-    members: RefCell<HashMap<u32, Box<Member>>>,
+    members: RefCell<Members<Member>>,
     /// Closed sessions, and since when.
     lingering: RefCell<VecDeque<(Instant, Joined)>>,
     /// Adopted sessions of targets that are not configured any more, and when they have to end.
@@ -77,40 +79,40 @@ impl JoinedSessions {
 
     /// Takes over a session that has just been joined and sealed, after user space had `read` so many bytes from each leg;
     /// `alive` keeps the worker from ending.
-    pub(crate) fn add(
-        &self,
-        joined: Joined,
-        read: [u64; 2],
-        mut account: Account,
-        (rules, listener): (VigilRules, &Listener),
-        alive: TaskTrackerToken,
-    ) {
+    pub(crate) fn add(&self, joined: Joined, read: [u64; 2], mut account: Account, alive: TaskTrackerToken) {
         account.cell.joins.add(1);
         account.answered = read[1] > 0;
-        joined.sign(account.origin(&listener.name, read), lifetime(listener));
+        joined.sign(account.origin(read), lifetime(account.listener()));
         if self.path.retired().is_cancelled() {
             account.end = SessionEnd::Left;
             return;
         }
-        let vigil = Vigil::new(rules, joined.now());
+        let vigil = Vigil::new(joined.now());
         // The target may owe an answer to what user space has sent it.
         let asked = (read[1] == 0 && read[0] > 0).then(|| joined.now());
         let moved_at = Some(joined.now());
-        self.enter(joined, account, vigil, JoinedLook { asked, moved_at, ..JoinedLook::default() }, alive);
+        self.enter(joined, [0; 2], account, (vigil, JoinedLook { asked, moved_at, ..JoinedLook::default() }), alive);
     }
 
-    /// `looked`: what was known of it before.
-    fn enter(&self, joined: Joined, account: Account, vigil: Vigil, looked: JoinedLook, alive: TaskTrackerToken) {
-        let counted = looked.counted;
+    /// `counted`: the bytes that were counted before, from the client and from the target.
+    fn enter(
+        &self,
+        joined: Joined,
+        counted: [u64; 2],
+        account: Account,
+        (vigil, looked): (Vigil, JoinedLook),
+        alive: TaskTrackerToken,
+    ) {
         let presences =
             Direction::ALL.map(|direction| Presence::new(Arc::clone(&account.cell), direction, Carrier::Packet));
-        joined.notify(self.ending.clone());
-        let index = joined.index();
-        account.lease.tell_cut(self.ending.clone(), index);
         let member = Member { joined, account, _presences: presences, vigil, counted, looked, _alive: alive };
-        self.members.borrow_mut().insert(index, Box::new(member));
+        let number = self.members.borrow_mut().insert(member);
+        if let Some(Member { joined, account, .. }) = self.members.borrow_mut().get_mut(number) {
+            joined.notify(self.ending.clone(), number);
+            account.lease.tell_cut(self.ending.clone(), number);
+        }
         // It may have ended, or been cut, before anybody was told.
-        self.look(index, false);
+        self.look(number, false);
     }
 
     /// Looks after the sessions until `cut` is cancelled, and then resets them, or until the path is retired, and then
@@ -121,7 +123,7 @@ impl JoinedSessions {
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(index) = ended.recv() => self.look(index, false),
+                Some(number) = ended.recv() => self.look(number, false),
                 _ = rounds.tick() => self.look_at_all(),
                 () = cut.cancelled() => break,
                 () = self.path.retired().cancelled() => {
@@ -130,22 +132,22 @@ impl JoinedSessions {
                 }
             }
         }
-        self.members.borrow_mut().clear();
+        self.members.take();
         self.orphans.borrow_mut().clear();
     }
 
     /// Counts what has moved for the last time, and closes the sockets in silence.
     fn leave(&self) {
-        for (_, mut member) in self.members.borrow_mut().drain() {
+        for mut member in self.members.take().into_all() {
             member.account.end = member.look(false).unwrap_or(SessionEnd::Left);
         }
         self.lingering.borrow_mut().clear();
     }
 
     fn look_at_all(&self) {
-        let indexes: Vec<u32> = self.members.borrow().keys().copied().collect();
-        for index in indexes {
-            self.look(index, true);
+        let numbers: Vec<u32> = self.members.borrow().numbers().collect();
+        for number in numbers {
+            self.look(number, true);
         }
         self.look_at_orphans();
         let mut lingering = self.lingering.borrow_mut();
@@ -155,11 +157,12 @@ impl JoinedSessions {
         }
     }
 
-    fn look(&self, index: u32, is_round: bool) {
+    /// The number may be that of another session than the one that told it.
+    fn look(&self, number: u32, is_round: bool) {
         let mut members = self.members.borrow_mut();
-        let Some(member) = members.get_mut(&index) else { return };
+        let Some(member) = members.get_mut(number) else { return };
         let Some(end) = member.look(is_round) else { return };
-        if let Some(Member { joined, mut account, .. }) = members.remove(&index).map(|member| *member) {
+        if let Some(Member { joined, mut account, .. }) = members.remove(number) {
             account.end = end;
             debug!(end = end.code(), "joined session ended");
             if joined.ending().is_told() {
@@ -205,10 +208,11 @@ impl Member {
             Ending::Reset { by_client: false } => return Some(SessionEnd::TargetReset),
             Ending::Dead => return Some(SessionEnd::Idle),
         }
-        if self.account.lease.cut().is_cancelled() {
-            return Some(self.account.lease.cut_end());
+        if let Some(end) = self.account.lease.is_cut() {
+            return Some(end);
         }
-        match self.vigil.look(seen.map(sign), self.joined.now()) {
+        let rules = rules(self.account.listener(), &self.account.group().tcp);
+        match self.vigil.look(&rules, seen.map(sign), self.joined.now()) {
             Verdict::Keep => None,
             Verdict::Probe(sides) => {
                 for side in (0..2).filter(|side| sides[*side]) {
@@ -261,8 +265,6 @@ struct JoinedLook {
     /// When the target was last heard, and what the client has had to repeat since.
     heard: Duration,
     unheard: u64,
-    /// Bytes that were counted before it was entered here, from the client and from the target.
-    counted: [u64; 2],
 }
 
 /// Repetitions that a target does not answer in any way before its session counts as stalled, as many as a socket of user space
@@ -308,7 +310,7 @@ impl JoinedLook {
 }
 
 /// By which rules the joined sessions of a listener with such target legs are watched.
-pub(crate) fn rules(listener: &Listener, target: &TcpOptions) -> VigilRules {
+fn rules(listener: &Listener, target: &TcpOptions) -> VigilRules {
     VigilRules {
         idle: listener.idle_timeout,
         half_close: listener.half_close_timeout,

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::config::{Group, Listener};
 use crate::fastpath::packet;
 use crate::joined;
 use crate::net::dial::{DialError, Opening, dial};
@@ -125,9 +126,9 @@ impl Account {
     }
 
     /// Whose session this is, for a process that comes later.
-    pub(crate) fn origin(&self, listener: &str, read: [u64; 2]) -> JointOrigin {
-        let group = &self.shared.target(self.lease.id()).0.name;
-        packet::origin((listener, group), (self.began, self.lease.client()), read)
+    pub(crate) fn origin(&self, read: [u64; 2]) -> JointOrigin {
+        let names = (&*self.listener().name, &*self.group().name);
+        packet::origin(names, (self.began, self.lease.client()), read)
     }
 }
 
@@ -144,6 +145,16 @@ impl Drop for Account {
 }
 
 impl Account {
+    /// Its listener.
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.shared.config.listeners[self.listener]
+    }
+
+    /// The group of its target.
+    pub(crate) fn group(&self) -> &Group {
+        self.shared.target(self.lease.id()).0
+    }
+
     /// Takes note of the target's first byte, which was sent on at `answered`; `asked`: when the client's was, if that was not
     /// in user space.
     pub(crate) fn note_first_byte(&self, asked: Option<Instant>, answered: Instant) {
@@ -249,23 +260,24 @@ impl Session<'_> {
             let relay = Box::new(relay);
             // Pinned here, because a future that is passed by value is stored twice.
             let run = pin!(relay.run());
-            account.lease.cut().run_until_cancelled(run).await
+            tokio::select! {
+                biased;
+                end = account.lease.cut() => Err(end),
+                relayed = run => Ok(relayed),
+            }
         };
         match (relayed, joined) {
-            (Some(Relayed::Joined(mut session, read)), Some(joined)) => {
-                let rules = joined::rules(listener, &self.shared.target(id).0.tcp);
-                match joined::seal(&mut session, read).await {
-                    Ok(()) => joined.add(session, read, account, (rules, listener), alive),
-                    Err(error) => {
-                        warn!("a joined session is reset, for its stream may not be whole: {error}");
-                        account.end = SessionEnd::IntegrityReset;
-                    }
+            (Ok(Relayed::Joined(mut session, read)), Some(joined)) => match joined::seal(&mut session, read).await {
+                Ok(()) => joined.add(session, read, account, alive),
+                Err(error) => {
+                    warn!("a joined session is reset, for its stream may not be whole: {error}");
+                    account.end = SessionEnd::IntegrityReset;
                 }
-            }
-            (Some(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
+            },
+            (Ok(Relayed::Ended(end, answered)), _) => (account.end, account.answered) = (end, answered),
             // Only a packet datapath joins; without one the session is reset where it stands.
-            (Some(Relayed::Joined(..)), None) => account.end = SessionEnd::IntegrityReset,
-            (None, _) => account.end = account.lease.cut_end(),
+            (Ok(Relayed::Joined(..)), None) => account.end = SessionEnd::IntegrityReset,
+            (Err(end), _) => account.end = end,
         }
     }
 

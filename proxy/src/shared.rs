@@ -22,7 +22,6 @@ use rand::rngs::SysRng;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Group, Target};
 use crate::names::Names;
@@ -199,7 +198,7 @@ impl Shared {
         let ages = self.config.listeners[listener].max_session_age;
         let handle = Handle::new(Arc::clone(&self.listeners[listener].name), client, ages.map(around));
         let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
-        Ok(Lease { id, entry: state.enter(handle), state, vacancy })
+        Ok(Lease { id, entry: state.enter(handle), vacancy })
     }
 
     /// Counts a session that a former process has begun: a place of `listener` and a [`Lease`] of `id`, limits or not.
@@ -210,7 +209,7 @@ impl Shared {
         let ages = self.config.listeners[listener].max_session_age;
         let handle = Handle::since(began, Arc::clone(&self.listeners[listener].name), client, ages.map(around));
         let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
-        (places.take_anyway(), Lease { id, entry: state.enter(handle), state, vacancy })
+        (places.take_anyway(), Lease { id, entry: state.enter(handle), vacancy })
     }
 
     /// As [`Self::select`], but if every target is full the client waits in line for at most the listener's `queue_timeout`, and then
@@ -308,7 +307,6 @@ impl Shared {
 pub(crate) struct Lease {
     id: TargetId,
     entry: Entry,
-    state: Arc<TargetState>,
     /// Whom to tell that there is a place, if the target has a limit.
     vacancy: Option<Arc<Notify>>,
 }
@@ -320,29 +318,29 @@ impl Lease {
 
     /// Who the client is.
     pub(crate) fn client(&self) -> SocketAddr {
-        self.entry.client()
+        self.entry.handle().client
     }
 
-    /// Cancelled when the session has to end for the sake of its target: whoever forwards its bytes resets both legs
-    /// then, and counts it as [`Self::cut_end`].
-    pub(crate) fn cut(&self) -> &CancellationToken {
-        self.entry.token()
+    /// Ready when the session has to end for the sake of its target: whoever forwards its bytes resets both legs then, and
+    /// counts it so.
+    pub(crate) async fn cut(&self) -> SessionEnd {
+        self.entry.handle().cut_end().await
+    }
+
+    /// As what the session has to end, if it has to: [`Self::cut`] for those that are not waiting.
+    pub(crate) fn is_cut(&self) -> Option<SessionEnd> {
+        self.entry.handle().end()
     }
 
     /// From now on `tell` gets `number` when the session is cut, which may have happened already.
     pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
-        self.entry.tell_cut(tell, number);
-    }
-
-    /// How a session ends that was cut.
-    pub(crate) fn cut_end(&self) -> SessionEnd {
-        self.entry.end()
+        self.entry.handle().tell_cut(tell, number);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.state.load.release();
+        self.entry.state().load.release();
         if let Some(vacancy) = &self.vacancy {
             vacancy.notify_waiters();
         }

@@ -4,6 +4,7 @@
 //! [`TargetState::cut_after`] are futures, and cancelling them leaves the sessions that they have not come to.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,6 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::probe::ProbeStats;
@@ -73,9 +73,10 @@ pub(crate) struct Handle {
     pub(crate) since: Instant,
     /// How old it may become, if there is a limit.
     oldest: Option<Duration>,
-    token: CancellationToken,
+    /// As what it has to end, once it has to, and told then to the task that waits for it.
     end: OnceLock<SessionEnd>,
-    /// Whom to tell of a cut, and under which number, once no task waits for the token any more.
+    cut: Notify,
+    /// Whom to tell of a cut, and under which number, once no task waits for it any more.
     joined: OnceLock<(UnboundedSender<u32>, u32)>,
 }
 
@@ -91,8 +92,8 @@ impl Handle {
             client,
             since,
             oldest,
-            token: CancellationToken::new(),
             end: OnceLock::new(),
+            cut: Notify::new(),
             joined: OnceLock::new(),
         })
     }
@@ -102,11 +103,34 @@ impl Handle {
         if self.end.set(end).is_ok() {
             debug!(listener = &*self.listener, client = %self.client, end = end.code(), "ending a session");
         }
-        self.token.cancel();
+        self.cut.notify_waiters();
         if let Some((tell, number)) = self.joined.get() {
             // Nobody hears it when the worker has ended, and the session with it.
             let _ = tell.send(*number);
         }
+    }
+
+    /// Ready when the session has to end, with as what. Cancelling loses nothing.
+    pub(crate) async fn cut_end(&self) -> SessionEnd {
+        loop {
+            let mut cut = pin!(self.cut.notified());
+            // From here on no cut is missed.
+            cut.as_mut().enable();
+            match self.end() {
+                Some(end) => return end,
+                None => cut.await,
+            }
+        }
+    }
+
+    /// As what the session has to end, if it has to.
+    pub(crate) fn end(&self) -> Option<SessionEnd> {
+        self.end.get().copied()
+    }
+
+    /// From now on `tell` gets `number` when the session has to end. It may have to already: see [`Self::end`].
+    pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
+        let _only_once = self.joined.set((tell, number));
     }
 }
 
@@ -119,24 +143,14 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Cancelled when the session has to end.
-    pub(crate) fn token(&self) -> &CancellationToken {
-        &self.handle.token
+    /// The session as it is seen from outside.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
-    /// From now on `tell` gets `number` when the session has to end. It may have to already: see [`Self::token`].
-    pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
-        let _only_once = self.handle.joined.set((tell, number));
-    }
-
-    /// Who the client is.
-    pub(crate) fn client(&self) -> SocketAddr {
-        self.handle.client
-    }
-
-    /// As what it then ends.
-    pub(crate) fn end(&self) -> SessionEnd {
-        self.handle.end.get().copied().unwrap_or(SessionEnd::Drained)
+    /// Its target.
+    pub(crate) fn state(&self) -> &TargetState {
+        &self.state
     }
 }
 
@@ -242,7 +256,7 @@ mod tests {
     }
 
     fn cut(entries: &[Entry]) -> usize {
-        entries.iter().filter(|entry| entry.token().is_cancelled()).count()
+        entries.iter().filter(|entry| entry.handle().end().is_some()).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -257,17 +271,17 @@ mod tests {
         assert!(seen.windows(2).all(|pair| pair[1] - pair[0] <= 50), "{seen:?}");
         assert_eq!(cut(&entries), 1_000);
         assert!((900..=1_000).contains(&seen.len()), "it took {} ms", seen.len());
-        assert!(entries.iter().all(|entry| entry.end() == SessionEnd::TargetDown));
+        assert!(entries.iter().all(|entry| entry.handle().end() == Some(SessionEnd::TargetDown)));
     }
 
     #[tokio::test]
     async fn a_session_without_a_task_is_told_of_its_cut_at_once() {
         let (state, entries) = with_sessions(2);
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        entries[1].tell_cut(tell, 7);
+        entries[1].handle().tell_cut(tell, 7);
         state.cut_paced(SessionEnd::TargetDown).await;
         assert_eq!(told.try_recv(), Ok(7));
-        assert!(entries[1].token().is_cancelled(), "who looks finds it cut");
+        assert!(entries[1].handle().end().is_some(), "who looks finds it cut");
         assert!(told.try_recv().is_err());
     }
 
@@ -291,7 +305,7 @@ mod tests {
             state.cut_old();
             assert_eq!(cut(&entries), expected, "after {at} s");
         }
-        assert_eq!(entries[1].end(), SessionEnd::MaxAge);
+        assert_eq!(entries[1].handle().end(), Some(SessionEnd::MaxAge));
     }
 
     #[tokio::test(start_paused = true)]

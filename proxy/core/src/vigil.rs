@@ -47,7 +47,6 @@ pub enum Verdict {
 /// Watches one session.
 #[derive(Debug, Clone, Copy)]
 pub struct Vigil {
-    rules: VigilRules,
     moved: u64,
     moved_at: Duration,
     probes: [u32; 2],
@@ -57,18 +56,19 @@ pub struct Vigil {
 
 impl Vigil {
     /// A session that was joined at `now`.
-    pub const fn new(rules: VigilRules, now: Duration) -> Self {
-        Self { rules, moved: 0, moved_at: now, probes: [0; 2], heard: [now; 2] }
+    pub const fn new(now: Duration) -> Self {
+        Self { moved: 0, moved_at: now, probes: [0; 2], heard: [now; 2] }
     }
 
     /// A session that was joined before this process began, of which this is known already.
-    pub fn resumed(rules: VigilRules, signs: [Sign; 2], now: Duration) -> Self {
+    pub fn resumed(signs: [Sign; 2], now: Duration) -> Self {
         let last = signs.map(|sign| sign.last_seen);
-        Self { moved: moved(signs), moved_at: last[0].max(last[1]).min(now), ..Self::new(rules, now) }
+        Self { moved: moved(signs), moved_at: last[0].max(last[1]).min(now), ..Self::new(now) }
     }
 
-    /// Judges by what is known of the client and the target at `now`; to be asked about once a second.
-    pub fn look(&mut self, signs: [Sign; 2], now: Duration) -> Verdict {
+    /// Judges by what is known of the client and the target at `now`; to be asked about once a second, always by the same
+    /// rules.
+    pub fn look(&mut self, rules: &VigilRules, signs: [Sign; 2], now: Duration) -> Verdict {
         let moved = moved(signs);
         if moved != self.moved {
             self.moved = moved;
@@ -76,10 +76,10 @@ impl Vigil {
         }
         let still = now.saturating_sub(self.moved_at);
         let reached = |limit: Option<Duration>, time: Duration| limit.is_some_and(|limit| time >= limit);
-        if (signs[0].has_ended || signs[1].has_ended) && reached(self.rules.half_close, still) {
+        if (signs[0].has_ended || signs[1].has_ended) && reached(rules.half_close, still) {
             return Verdict::End(SessionEnd::HalfCloseTimeout);
         }
-        if reached(self.rules.idle, still) {
+        if reached(rules.idle, still) {
             return Verdict::End(SessionEnd::Idle);
         }
         let mut probe = [false; 2];
@@ -90,10 +90,10 @@ impl Vigil {
                 self.probes[side] = 0;
             }
             let silent = now.saturating_sub(self.heard[side]);
-            if signs[side].owes && reached(self.rules.user_timeout[side], silent) {
+            if signs[side].owes && reached(rules.user_timeout[side], silent) {
                 return Verdict::End(dead);
             }
-            let Some(keepalive) = self.rules.keepalive[side] else { continue };
+            let Some(keepalive) = rules.keepalive[side] else { continue };
             if silent >= keepalive.saturating_mul(self.probes[side] + 1) {
                 if self.probes[side] == PROBES {
                     return Verdict::End(dead);
@@ -126,31 +126,34 @@ mod tests {
 
     #[test]
     fn a_still_session_ends_once_its_limit_is_over_and_every_byte_counts() {
-        let mut vigil = Vigil::new(VigilRules { idle: Some(s(10)), ..RULES }, s(100));
+        let mut vigil = Vigil::new(s(100));
+        let rules = VigilRules { idle: Some(s(10)), ..RULES };
         let sign = |bytes| [Sign { bytes, ..Sign::default() }, Sign::default()];
-        assert_eq!(vigil.look(sign(1), s(105)), Verdict::Keep);
-        assert_eq!(vigil.look(sign(1), s(114)), Verdict::Keep);
-        assert_eq!(vigil.look(sign(1), s(115)), Verdict::End(SessionEnd::Idle));
+        assert_eq!(vigil.look(&rules, sign(1), s(105)), Verdict::Keep);
+        assert_eq!(vigil.look(&rules, sign(1), s(114)), Verdict::Keep);
+        assert_eq!(vigil.look(&rules, sign(1), s(115)), Verdict::End(SessionEnd::Idle));
     }
 
     #[test]
     fn the_limit_for_half_closed_sessions_is_their_own() {
-        let mut vigil = Vigil::new(VigilRules { idle: Some(s(100)), half_close: Some(s(5)), ..RULES }, s(0));
+        let mut vigil = Vigil::new(s(0));
+        let rules = VigilRules { idle: Some(s(100)), half_close: Some(s(5)), ..RULES };
         let sign = |has_ended| [Sign::default(), Sign { has_ended, ..Sign::default() }];
-        assert_eq!(vigil.look(sign(false), s(50)), Verdict::Keep);
-        assert_eq!(vigil.look(sign(true), s(51)), Verdict::Keep, "it has just ended");
-        assert_eq!(vigil.look(sign(true), s(56)), Verdict::End(SessionEnd::HalfCloseTimeout));
+        assert_eq!(vigil.look(&rules, sign(false), s(50)), Verdict::Keep);
+        assert_eq!(vigil.look(&rules, sign(true), s(51)), Verdict::Keep, "it has just ended");
+        assert_eq!(vigil.look(&rules, sign(true), s(56)), Verdict::End(SessionEnd::HalfCloseTimeout));
     }
 
     #[test]
     fn a_silent_peer_is_probed_four_times_and_then_dead_unless_it_answers() {
+        let rules = VigilRules { keepalive: [Some(s(15)), None], ..RULES };
         for answers in [false, true] {
-            let mut vigil = Vigil::new(VigilRules { keepalive: [Some(s(15)), None], ..RULES }, s(0));
+            let mut vigil = Vigil::new(s(0));
             let mut verdicts = Vec::new();
             for now in (0..=75).step_by(5).map(s) {
                 let last_seen = if answers && now > s(30) { s(30) } else { s(0) };
                 let signs = [Sign { last_seen, ..Sign::default() }, Sign::default()];
-                match vigil.look(signs, now) {
+                match vigil.look(&rules, signs, now) {
                     Verdict::Keep => {}
                     other => verdicts.push((now.as_secs(), other)),
                 }
@@ -169,10 +172,10 @@ mod tests {
     fn a_peer_that_owes_an_acknowledgement_is_given_up_earlier() {
         let rules = VigilRules { user_timeout: [None, Some(s(30))], ..RULES };
         for (owes, expected) in [(true, Verdict::End(SessionEnd::TargetReset)), (false, Verdict::Keep)] {
-            let mut vigil = Vigil::new(rules, s(0));
+            let mut vigil = Vigil::new(s(0));
             let signs = [Sign::default(), Sign { owes, ..Sign::default() }];
-            assert_eq!(vigil.look(signs, s(29)), Verdict::Keep);
-            assert_eq!(vigil.look(signs, s(30)), expected);
+            assert_eq!(vigil.look(&rules, signs, s(29)), Verdict::Keep);
+            assert_eq!(vigil.look(&rules, signs, s(30)), expected);
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
-use super::{JoinedLook, JoinedSessions, rules, sign};
+use super::{JoinedLook, JoinedSessions, sign};
 use crate::config::{OnDown, Target};
 use crate::fastpath::packet::{Adopted, Ending, Joined};
 use crate::session::Account;
@@ -47,16 +47,14 @@ impl JoinedSessions {
                     account.tally.add(direction, Carrier::Packet, seen[side].bytes);
                 }
                 account.cell.adoptions.add(1);
-                let rules = rules(&shared.config.listeners[listener], &shared.target(id).0.tcp);
-                let vigil = Vigil::resumed(rules, seen.map(sign), session.joined.now());
+                let vigil = Vigil::resumed(seen.map(sign), session.joined.now());
                 let looked = JoinedLook {
                     asked: None,
                     moved_at: None,
                     retransmitted: seen.map(|seen| seen.retransmitted),
-                    counted: seen.map(|seen| seen.bytes),
                     ..JoinedLook::default()
                 };
-                self.enter(session.joined, account, vigil, looked, alive);
+                self.enter(session.joined, seen.map(|seen| seen.bytes), account, (vigil, looked), alive);
             }
             Owner::Removed(how) => {
                 info!(client = %session.client, target_address = %session.target, ?how, "a session of what was removed");

@@ -41,9 +41,9 @@ impl PacketPath {
             waker.wake();
         }
         let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Some(owner)) = owners.get(index as usize) {
+        if let Some(Some((owner, number))) = owners.get(index as usize) {
             // An owner that is gone has reset its sessions.
-            let _gone = owner.send(index);
+            let _gone = owner.send(*number);
         }
     }
 }

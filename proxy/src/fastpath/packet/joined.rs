@@ -69,14 +69,9 @@ impl Joined {
         self.joint().sign(origin, limits);
     }
 
-    /// The joint's index.
-    pub fn index(&self) -> u32 {
-        self.index
-    }
-
-    /// Sends the index to `owner` whenever the session begins to end. Needs [`PacketPath::run_events`] to run.
-    pub fn notify(&self, owner: UnboundedSender<u32>) {
-        self.path.set_owner(self.index, Some(owner));
+    /// Sends `number` to `owner` whenever the session begins to end. Needs [`PacketPath::run_events`] to run.
+    pub fn notify(&self, owner: UnboundedSender<u32>, number: u32) {
+        self.path.set_owner(self.index, Some((owner, number)));
     }
 
     /// Turns the sockets into shadows; false while the last acknowledgement is still on its way to one of them, which takes

@@ -74,13 +74,16 @@ struct Key(Tuple);
 // SAFETY: a tuple is plain integers without padding.
 unsafe impl aya::Pod for Key {}
 
+/// Whom to tell that a session ends, and by which number.
+type Owner = (UnboundedSender<u32>, u32);
+
 /// The loaded packet datapath.
 pub struct PacketPath {
     joints: Mapped<Joint>,
     legs: Mutex<HashMap<MapData, Key, LegRef>>,
     slots: Mutex<Slots>,
     /// Who is told about the joint with this index.
-    owners: Mutex<Vec<Option<UnboundedSender<u32>>>>,
+    owners: Mutex<Vec<Option<Owner>>>,
     /// This host's own addresses, which cross no device among themselves, with the index of the device that has them.
     locals: RwLock<std::collections::HashMap<IpAddr, u32>>,
     events: Mutex<Option<RingBuf<MapData>>>,
@@ -272,7 +275,7 @@ impl PacketPath {
         }
     }
 
-    fn set_owner(&self, index: u32, owner: Option<UnboundedSender<u32>>) {
+    fn set_owner(&self, index: u32, owner: Option<Owner>) {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         let index = index as usize;
         if owners.len() <= index {
