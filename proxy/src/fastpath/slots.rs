@@ -15,25 +15,37 @@ pub(super) const REST: Duration = Duration::from_millis(200);
 /// Slots that can rest in addition to those that are in use.
 pub(super) const RESERVE: u32 = 1024;
 
+/// How many wakers are made at a time: they stay, and each on its own would lie between what its first session leaves behind.
+const WAKERS: usize = 64;
+
 /// Free slots, oldest first, and a waker for each slot that was ever used.
 #[derive(Debug)]
 pub(super) struct Slots {
     capacity: u32,
     resting: VecDeque<(Instant, Slot)>,
+    /// Slots that were ever used: those with lower numbers.
+    used: u32,
     wakers: Vec<Arc<AtomicWaker>>,
     taken: u32,
 }
 
-/// A slot in use.
-#[derive(Debug, Clone)]
+/// A slot in use, as long as a task waits for its alarms.
+#[derive(Debug)]
 pub(super) struct Taken {
     pub(super) slot: Slot,
     pub(super) waker: Arc<AtomicWaker>,
 }
 
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // It would keep the memory of a task that is gone.
+        drop(self.waker.take());
+    }
+}
+
 impl Slots {
     pub(super) fn new(capacity: u32) -> Self {
-        Self { capacity, resting: VecDeque::new(), wakers: Vec::new(), taken: 0 }
+        Self { capacity, resting: VecDeque::new(), used: 0, wakers: Vec::new(), taken: 0 }
     }
 
     /// The same, when these are in use already; those between them have rested.
@@ -44,6 +56,7 @@ impl Slots {
         Self {
             capacity,
             resting: free.collect(),
+            used,
             wakers: (0..used).map(|_| Arc::default()).collect(),
             taken: taken.len() as u32,
         }
@@ -60,8 +73,12 @@ impl Slots {
         let slot = match rested {
             Some((_, slot)) => slot,
             None => {
-                let fresh = u32::try_from(self.wakers.len()).ok().filter(|fresh| *fresh < self.capacity)?;
-                self.wakers.push(Arc::default());
+                let fresh = Some(self.used).filter(|fresh| *fresh < self.capacity)?;
+                if self.wakers.len() == fresh as usize {
+                    let more = WAKERS.min((self.capacity - fresh) as usize);
+                    self.wakers.extend((0..more).map(|_| Arc::default()));
+                }
+                self.used += 1;
                 fresh
             }
         };
@@ -88,6 +105,8 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+
     use super::*;
 
     #[test]
@@ -110,6 +129,21 @@ mod tests {
         assert_eq!((given, slots.taken()), (vec![0, 2, 4], 5));
         slots.release(3, now);
         assert_eq!(slots.take(now + REST).map(|taken| taken.slot), Some(3));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_task_that_waited_for_a_slot() {
+        struct Task;
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let task = Arc::new(Task);
+        let mut slots = Slots::new(1);
+        let taken = slots.take(Instant::now()).unwrap();
+        taken.waker.register(&Arc::clone(&task).into());
+        assert_eq!(Arc::strong_count(&task), 2);
+        drop(taken);
+        assert_eq!(Arc::strong_count(&task), 1);
     }
 
     #[test]
