@@ -58,7 +58,7 @@ fn results(report: &Report) -> String {
     let remarks = if remarks.is_empty() { remarks } else { format!("\n{remarks}") };
     format!(
         "![Ratios of landbridge to its peers](benchmarks.svg)\n\n\
-         {} of {} in {} s: {}, {} CPUs, {} GiB; {}, {}; load average before {:.2}.\n\n\
+         {} of {} in {} s: {}, {} CPUs, {} GiB; {}, {}; {:.2} CPUs busy before.\n\n\
          Three network namespaces, `client - proxy - targets`, joined by veth pairs with the kernel's default offloads; \
          receive packet steering is {}. Every proxy has {WORKERS} workers, a backlog of {BACKLOG} and TCP_NODELAY. Token \
          streams carry {TOKENS_PER_SECOND} tokens/s each.\n\n\
@@ -83,7 +83,7 @@ fn results(report: &Report) -> String {
         machine.memory_gib,
         machine.system,
         machine.kernel,
-        machine.load_before,
+        machine.busy_before,
         report.steering,
         report.rounds,
         versions = versions.markdown(),

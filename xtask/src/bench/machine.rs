@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +14,9 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
 use crate::command::output;
+
+/// How long the machine is listened to before the first run. The load average would show what built the programs.
+const LISTENING: Duration = Duration::from_secs(2);
 
 /// What the results depend on besides the programs.
 #[derive(Debug, Clone, Serialize)]
@@ -22,12 +26,12 @@ pub(crate) struct Machine {
     pub(crate) memory_gib: u64,
     pub(crate) kernel: String,
     pub(crate) system: String,
-    /// The load average of the last minute before the first run: what others were doing.
-    pub(crate) load_before: f64,
+    /// How many CPUs were busy before the first run: with what others were doing.
+    pub(crate) busy_before: f64,
 }
 
 impl Machine {
-    /// This one.
+    /// This one, which takes [`LISTENING`].
     pub(crate) fn read() -> Result<Self> {
         let cpuinfo = read("/proc/cpuinfo")?;
         let field = |name: &str| {
@@ -36,14 +40,16 @@ impl Machine {
         };
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let system = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-        let load = read("/proc/loadavg")?;
+        let before = CpuTime::read()?;
+        thread::sleep(LISTENING);
+        let busy = CpuTime::read()?.since(before);
         Ok(Self {
             cpu: field("model name").unwrap_or_else(|| "unknown".to_owned()),
             cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             memory_gib: Memory::read()?.total_kib.div_ceil(1 << 20),
             kernel: output(Command::new("uname").arg("-sr")).unwrap_or_default().trim().to_owned(),
             system: system.unwrap_or("unknown").trim_matches('"').to_owned(),
-            load_before: load.split(' ').next().and_then(|value| value.parse().ok()).unwrap_or(f64::NAN),
+            busy_before: busy.div_duration_f64(LISTENING),
         })
     }
 }
@@ -51,7 +57,7 @@ impl Machine {
 impl Machine {
     /// Whether others had work for it before the first run.
     pub(crate) fn is_busy(&self) -> bool {
-        self.load_before > 0.5
+        self.busy_before > 0.2
     }
 }
 

@@ -70,8 +70,8 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     let machine = Machine::read()?;
     if machine.is_busy() {
         eprintln!(
-            "the load average is {:.1}: others use this machine, and what they do is measured too",
-            machine.load_before
+            "{:.1} CPUs are busy: others use this machine, and what they do is measured too",
+            machine.busy_before
         );
     }
     let mut field = Field::start(&lab, effort, &peers)?;

@@ -53,8 +53,11 @@ impl Report {
             self.rounds, self.steering
         );
         text += &self.ratios(mark).text();
-        text += "\nRequired against haproxy, of the median:\n\n";
-        text += &self.requirements().text();
+        let required = self.requirements();
+        if !required.is_empty() {
+            text += "\nRequired against haproxy, of the median:\n\n";
+            text += &required.text();
+        }
         for line in self.remarks() {
             text += &format!("\n{line}");
         }
@@ -107,8 +110,8 @@ impl Report {
         let failed = self.measured.iter().flat_map(|measured| {
             measured.failures.iter().map(|(peer, reason)| format!("failed: {peer} in {}: {reason}", measured.name))
         });
-        let load = self.machine.load_before;
-        let busy = format!("the load average before the first run was {load:.1}: others used this machine as well");
+        let busy = self.machine.busy_before;
+        let busy = format!("{busy:.1} CPUs were busy before the first run: others used this machine as well");
         missing.chain(failed).chain(self.machine.is_busy().then_some(busy)).collect()
     }
 

@@ -11,6 +11,11 @@ impl Table {
         Self { rows: vec![head.iter().map(|&name| name.to_owned()).collect()] }
     }
 
+    /// Whether it has nothing but its head.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.len() <= 1
+    }
+
     /// Adds a row with as many cells as the head.
     pub(crate) fn add(&mut self, row: Vec<String>) {
         self.rows.push(row);
