@@ -20,15 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
+use crate::blocks::Blocks;
 use crate::config::{Listener, TcpOptions};
 use crate::fastpath::packet::{Ending, Joined, Lifetime, PacketPath, Seen};
 use crate::session::Account;
 use crate::stats::{Carrier, Direction, Presence};
 
 mod adopted;
-mod members;
-
-use members::Members;
 
 /// How often every joined session is counted and judged. Metrics lag by as much; timeouts are seconds and more.
 const ROUND: Duration = Duration::from_secs(1);
@@ -44,7 +42,7 @@ const MOST_LINGERING: usize = 8192;
 /// The joined sessions of a worker.
 pub(crate) struct JoinedSessions {
     pub(crate) path: Arc<PacketPath>,
-    members: RefCell<Members<Member>>,
+    members: RefCell<Blocks<Member>>,
     /// Closed sessions, and since when.
     lingering: RefCell<VecDeque<(Instant, Joined)>>,
     /// Adopted sessions of targets that are not configured any more, and when they have to end.
@@ -145,7 +143,7 @@ impl JoinedSessions {
     }
 
     fn look_at_all(&self) {
-        let numbers: Vec<u32> = self.members.borrow().numbers().collect();
+        let numbers: Vec<u32> = self.members.borrow().iter().map(|(number, _)| number).collect();
         for number in numbers {
             self.look(number, true);
         }

@@ -1,6 +1,7 @@
 //! landbridge: a layer-4 TCP proxy that joins cloud and on-premises capacity.
 
 pub mod admin;
+mod blocks;
 pub mod cli;
 pub mod config;
 mod devices;
@@ -11,6 +12,7 @@ mod idle_close;
 mod joined;
 mod listening;
 mod looks;
+mod memory;
 mod names;
 pub mod net;
 mod operate;

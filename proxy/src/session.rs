@@ -217,8 +217,8 @@ impl Session<'_> {
     async fn run(&self, mut client: Leg, place: Place, alive: TaskTrackerToken) {
         // Until it is known better: cancelled.
         let mut beginning = Beginning { session: self, end: Some(SessionEnd::Drained) };
-        let Begun { head, rest, connected } = match Box::pin(self.begin(&client)).await {
-            Ok(begun) => begun,
+        let (head, target, mut account) = match Box::pin(self.begin(&client)).await {
+            Ok(begun) => self.account(begun, place),
             Err(end) => {
                 beginning.end = Some(end);
                 if end.is_orderly() {
@@ -228,27 +228,6 @@ impl Session<'_> {
             }
         };
         beginning.end = None;
-        let Connected { leg: target, lease, tries, chosen, at } = connected;
-        let running = Arc::clone(&self.worker.running);
-        let is_logged = running.session_log.as_ref().is_some_and(SessionLog::chooses);
-        let tally = Tally::new(is_logged, tries, chosen - self.accepted, at - chosen);
-        tally.add(Direction::Upload, Carrier::Copy, rest);
-        let id = lease.id();
-        let cell = Arc::clone(self.route(id));
-        let shared = Arc::clone(&self.shared);
-        let mut account = Account {
-            cell,
-            end: SessionEnd::Drained,
-            answered: false,
-            lease,
-            tally,
-            accepted: self.accepted,
-            began: at,
-            shared,
-            running,
-            listener: self.listener,
-            _place: place,
-        };
         let listener = &self.shared.config.listeners[self.listener];
         let kernel = self.worker.kernel.as_ref();
         let joined = self.worker.joined.as_deref();
@@ -279,6 +258,30 @@ impl Session<'_> {
             (Ok(Relayed::Joined(..)), None) => account.end = SessionEnd::IntegrityReset,
             (Err(end), _) => account.end = end,
         }
+    }
+
+    /// What goes to the target first, the target's leg, and by what the session is counted. A function of its own, because a
+    /// future keeps room for whatever passes through it.
+    fn account(&self, begun: Begun, place: Place) -> (Head, Leg, Account) {
+        let Begun { head, rest, connected: Connected { leg, lease, tries, chosen, at } } = begun;
+        let running = Arc::clone(&self.worker.running);
+        let is_logged = running.session_log.as_ref().is_some_and(SessionLog::chooses);
+        let tally = Tally::new(is_logged, tries, chosen - self.accepted, at - chosen);
+        tally.add(Direction::Upload, Carrier::Copy, rest);
+        let account = Account {
+            cell: Arc::clone(self.route(lease.id())),
+            end: SessionEnd::Drained,
+            answered: false,
+            lease,
+            tally,
+            accepted: self.accepted,
+            began: at,
+            shared: Arc::clone(&self.shared),
+            running,
+            listener: self.listener,
+            _place: place,
+        };
+        (head, leg, account)
     }
 
     /// Everything before bytes are forwarded.

@@ -195,10 +195,9 @@ impl Shared {
     pub(crate) fn select(&self, listener: usize, client: SocketAddr, tried: &[TargetId]) -> Result<Lease, NoTarget> {
         let id = self.pool().select(listener, client.ip(), tried)?;
         let state = Arc::clone(self.state(id));
-        let ages = self.config.listeners[listener].max_session_age;
-        let handle = Handle::new(Arc::clone(&self.listeners[listener].name), client, ages.map(around));
+        let handle = self.handle(listener, client, Instant::now());
         let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
-        Ok(Lease { id, entry: state.enter(handle), vacancy })
+        Ok(Lease { id, client, entry: state.enter(handle), vacancy })
     }
 
     /// Counts a session that a former process has begun: a place of `listener` and a [`Lease`] of `id`, limits or not.
@@ -206,10 +205,14 @@ impl Shared {
         let places = &self.listeners[listener].places;
         let state = Arc::clone(self.state(id));
         state.load.take();
-        let ages = self.config.listeners[listener].max_session_age;
-        let handle = Handle::since(began, Arc::clone(&self.listeners[listener].name), client, ages.map(around));
+        let handle = self.handle(listener, client, began);
         let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
-        (places.take_anyway(), Lease { id, entry: state.enter(handle), vacancy })
+        (places.take_anyway(), Lease { id, client, entry: state.enter(handle), vacancy })
+    }
+
+    fn handle(&self, listener: usize, client: SocketAddr, since: Instant) -> Handle {
+        let oldest = self.config.listeners[listener].max_session_age.map(around);
+        Handle { listener: Arc::clone(&self.listeners[listener].name), client, since, oldest }
     }
 
     /// As [`Self::select`], but if every target is full the client waits in line for at most the listener's `queue_timeout`, and then
@@ -306,6 +309,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Lease {
     id: TargetId,
+    client: SocketAddr,
     entry: Entry,
     /// Whom to tell that there is a place, if the target has a limit.
     vacancy: Option<Arc<Notify>>,
@@ -318,23 +322,23 @@ impl Lease {
 
     /// Who the client is.
     pub(crate) fn client(&self) -> SocketAddr {
-        self.entry.handle().client
+        self.client
     }
 
     /// Ready when the session has to end for the sake of its target: whoever forwards its bytes resets both legs then, and
     /// counts it so.
     pub(crate) async fn cut(&self) -> SessionEnd {
-        self.entry.handle().cut_end().await
+        self.entry.cut().await
     }
 
     /// As what the session has to end, if it has to: [`Self::cut`] for those that are not waiting.
     pub(crate) fn is_cut(&self) -> Option<SessionEnd> {
-        self.entry.handle().end()
+        self.entry.end()
     }
 
     /// From now on `tell` gets `number` when the session is cut, which may have happened already.
     pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
-        self.entry.handle().tell_cut(tell, number);
+        self.entry.tell_cut(tell, number);
     }
 }
 

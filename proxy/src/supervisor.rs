@@ -25,6 +25,7 @@ use crate::admin::{self, AdminError, Server};
 use crate::config::Config;
 use crate::handover::{HandoverError, Inheritance, Kind};
 use crate::listening::Listening;
+use crate::memory;
 use crate::names::Names;
 use crate::net::listener::BindError;
 use crate::privileges;
@@ -134,6 +135,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         }
     };
     let log_writer = log_writer.map(Writer::start).transpose()?;
+    // The kernel's own types took some megabytes while the programs were loaded.
+    memory::give_back();
     let packet = packet.ok();
     let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };
     let ended = FuturesUnordered::new();

@@ -3,21 +3,23 @@
 //! A reload carries it over by group and address. It starts no task of its own; [`TargetState::cut_paced`] and
 //! [`TargetState::cut_after`] are futures, and cancelling them leaves the sessions that they have not come to.
 
+use std::future::poll_fn;
+use std::mem;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::Load;
-use slab::Slab;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
+use crate::blocks::Blocks;
 use crate::probe::ProbeStats;
 
 /// Over how long the resets of a target's sessions are spread: their clients connect again at once, and the other
@@ -47,7 +49,7 @@ pub(crate) struct TargetState {
     ending: Mutex<Option<(JoinHandle<()>, Instant)>>,
     /// Whether some session has, or had, a limit of its age.
     ages: AtomicBool,
-    sessions: Mutex<Slab<Arc<Handle>>>,
+    register: Mutex<Register>,
 }
 
 /// Tells whether something is true that was not before, so that it is logged once per change.
@@ -62,8 +64,8 @@ impl Transition {
     }
 }
 
-/// How a session is seen, and ended, from outside.
-#[derive(Debug)]
+/// How a session is seen from outside.
+#[derive(Debug, Clone)]
 pub(crate) struct Handle {
     /// Its listener.
     pub(crate) listener: Arc<str>,
@@ -72,65 +74,46 @@ pub(crate) struct Handle {
     /// When its target was chosen.
     pub(crate) since: Instant,
     /// How old it may become, if there is a limit.
-    oldest: Option<Duration>,
-    /// As what it has to end, once it has to, and told then to the task that waits for it.
-    end: OnceLock<SessionEnd>,
-    cut: Notify,
-    /// Whom to tell of a cut, and under which number, once no task waits for it any more.
-    joined: OnceLock<(UnboundedSender<u32>, u32)>,
+    pub(crate) oldest: Option<Duration>,
 }
 
-impl Handle {
-    pub(crate) fn new(listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
-        Self::since(Instant::now(), listener, client, oldest)
-    }
+/// The sessions of a target.
+#[derive(Debug, Default)]
+struct Register {
+    sessions: Blocks<Registered>,
+    /// How many there have been.
+    count: u64,
+}
 
-    /// The same, of a session that began at `since`.
-    pub(crate) fn since(since: Instant, listener: Arc<str>, client: SocketAddr, oldest: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self {
-            listener,
-            client,
-            since,
-            oldest,
-            end: OnceLock::new(),
-            cut: Notify::new(),
-            joined: OnceLock::new(),
-        })
-    }
+#[derive(Debug)]
+struct Registered {
+    handle: Handle,
+    /// No other session of the target has this one; its number in the register may become another's.
+    serial: u64,
+    /// As what it has to end, once it has to.
+    end: Option<SessionEnd>,
+    tell: Tell,
+}
 
-    /// Ends the session, which counts it as `end`. Only the first call matters.
-    fn cut(&self, end: SessionEnd) {
-        if self.end.set(end).is_ok() {
-            debug!(listener = &*self.listener, client = %self.client, end = end.code(), "ending a session");
-        }
-        self.cut.notify_waiters();
-        if let Some((tell, number)) = self.joined.get() {
+/// Whom to tell that a session has to end.
+#[derive(Debug, Default)]
+enum Tell {
+    #[default]
+    Nobody,
+    /// The task that waits for it.
+    Task(Waker),
+    /// Who looks after it, and the number that it has there.
+    Keeper(UnboundedSender<u32>, u32),
+}
+
+impl Tell {
+    fn tell(self) {
+        match self {
+            Self::Nobody => {}
+            Self::Task(waker) => waker.wake(),
             // Nobody hears it when the worker has ended, and the session with it.
-            let _ = tell.send(*number);
+            Self::Keeper(keeper, number) => drop(keeper.send(number)),
         }
-    }
-
-    /// Ready when the session has to end, with as what. Cancelling loses nothing.
-    pub(crate) async fn cut_end(&self) -> SessionEnd {
-        loop {
-            let mut cut = pin!(self.cut.notified());
-            // From here on no cut is missed.
-            cut.as_mut().enable();
-            match self.end() {
-                Some(end) => return end,
-                None => cut.await,
-            }
-        }
-    }
-
-    /// As what the session has to end, if it has to.
-    pub(crate) fn end(&self) -> Option<SessionEnd> {
-        self.end.get().copied()
-    }
-
-    /// From now on `tell` gets `number` when the session has to end. It may have to already: see [`Self::end`].
-    pub(crate) fn tell_cut(&self, tell: UnboundedSender<u32>, number: u32) {
-        let _only_once = self.joined.set((tell, number));
     }
 }
 
@@ -138,14 +121,38 @@ impl Handle {
 #[derive(Debug)]
 pub(crate) struct Entry {
     state: Arc<TargetState>,
-    key: usize,
-    handle: Arc<Handle>,
+    number: u32,
 }
 
 impl Entry {
-    /// The session as it is seen from outside.
-    pub(crate) fn handle(&self) -> &Handle {
-        &self.handle
+    /// Ready when the session has to end, with as what. For one task; cancelling loses nothing.
+    pub(crate) async fn cut(&self) -> SessionEnd {
+        poll_fn(|cx| self.poll_cut(cx)).await
+    }
+
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<SessionEnd> {
+        let mut register = self.state.register();
+        let Some(of) = register.sessions.get_mut(self.number) else { return Poll::Pending };
+        if let Some(end) = of.end {
+            return Poll::Ready(end);
+        }
+        match &mut of.tell {
+            Tell::Task(waker) => waker.clone_from(cx.waker()),
+            tell => *tell = Tell::Task(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// As what the session has to end, if it has to.
+    pub(crate) fn end(&self) -> Option<SessionEnd> {
+        self.state.register().sessions.get(self.number)?.end
+    }
+
+    /// From now on `keeper` gets `number` when the session has to end. It may have to already: see [`Self::end`].
+    pub(crate) fn tell_cut(&self, keeper: UnboundedSender<u32>, number: u32) {
+        if let Some(of) = self.state.register().sessions.get_mut(self.number) {
+            of.tell = Tell::Keeper(keeper, number);
+        }
     }
 
     /// Its target.
@@ -156,46 +163,70 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.state.sessions().try_remove(self.key);
+        let removed = self.state.register().sessions.remove(self.number);
+        // What it has to drop needs no lock.
+        drop(removed);
     }
 }
 
 impl TargetState {
     /// Registers a session.
-    pub(crate) fn enter(self: &Arc<Self>, handle: Arc<Handle>) -> Entry {
+    pub(crate) fn enter(self: &Arc<Self>, handle: Handle) -> Entry {
         if handle.oldest.is_some() {
             self.ages.store(true, Ordering::Relaxed);
         }
-        let key = self.sessions().insert(Arc::clone(&handle));
-        Entry { state: Arc::clone(self), key, handle }
+        let mut register = self.register();
+        let serial = register.count;
+        register.count += 1;
+        let number = register.sessions.insert(Registered { handle, serial, end: None, tell: Tell::Nobody });
+        Entry { state: Arc::clone(self), number }
     }
 
     /// The sessions now.
-    pub(crate) fn handles(&self) -> Vec<Arc<Handle>> {
-        self.sessions().iter().map(|(_, handle)| Arc::clone(handle)).collect()
+    pub(crate) fn handles(&self) -> Vec<Handle> {
+        self.register().sessions.iter().map(|(_, of)| of.handle.clone()).collect()
+    }
+
+    /// The sessions now that `choose` takes, by number and serial.
+    fn chosen(&self, choose: impl Fn(&Handle) -> bool) -> Vec<(u32, u64)> {
+        let register = self.register();
+        let chosen = register.sessions.iter().filter(|(_, of)| choose(&of.handle));
+        chosen.map(|(number, of)| (number, of.serial)).collect()
+    }
+
+    /// Ends those of `sessions` that are still there, which count it as `end`. Only the first end of a session matters.
+    fn cut(&self, sessions: &[(u32, u64)], end: SessionEnd) {
+        let mut register = self.register();
+        let mut told = Vec::with_capacity(sessions.len());
+        for &(number, serial) in sessions {
+            let found = register.sessions.get_mut(number).filter(|of| of.serial == serial && of.end.is_none());
+            if let Some(Registered { handle, end: as_what, tell, .. }) = found {
+                debug!(listener = &*handle.listener, client = %handle.client, end = end.code(), "ending a session");
+                *as_what = Some(end);
+                told.push(mem::take(tell));
+            }
+        }
+        drop(register);
+        told.into_iter().for_each(Tell::tell);
     }
 
     /// Ends the sessions that the target has now, spread over [`CUT_SPREAD`].
     pub(crate) async fn cut_paced(&self, end: SessionEnd) {
-        let handles = self.handles();
-        let step = handles.len().div_ceil(CUT_STEPS as usize).max(CUT_AT_ONCE);
-        for (index, some) in handles.chunks(step).enumerate() {
+        let sessions = self.chosen(|_| true);
+        let step = sessions.len().div_ceil(CUT_STEPS as usize).max(CUT_AT_ONCE);
+        for (index, some) in sessions.chunks(step).enumerate() {
             if index > 0 {
                 sleep(CUT_SPREAD / CUT_STEPS).await;
             }
-            some.iter().for_each(|handle| handle.cut(end));
+            self.cut(some, end);
         }
     }
 
     /// Ends the sessions that are older than they may be.
     pub(crate) fn cut_old(&self) {
-        if !self.ages.load(Ordering::Relaxed) {
-            return;
-        }
-        for handle in self.handles() {
-            if handle.oldest.is_some_and(|oldest| handle.since.elapsed() >= oldest) {
-                handle.cut(SessionEnd::MaxAge);
-            }
+        if self.ages.load(Ordering::Relaxed) {
+            let is_old = |of: &Handle| of.oldest.is_some_and(|oldest| of.since.elapsed() >= oldest);
+            self.cut(&self.chosen(is_old), SessionEnd::MaxAge);
         }
     }
 
@@ -234,8 +265,8 @@ impl TargetState {
         }
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Slab<Arc<Handle>>> {
-        lock(&self.sessions)
+    fn register(&self) -> MutexGuard<'_, Register> {
+        lock(&self.register)
     }
 }
 
@@ -248,15 +279,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    fn handle(oldest: Option<Duration>) -> Handle {
+        let client = SocketAddr::from(([192, 0, 2, 1], 4711));
+        Handle { listener: "in".into(), client, since: Instant::now(), oldest }
+    }
+
     fn with_sessions(count: usize) -> (Arc<TargetState>, Vec<Entry>) {
         let state = Arc::new(TargetState::default());
-        let client = SocketAddr::from(([192, 0, 2, 1], 4711));
-        let entries = (0..count).map(|_| state.enter(Handle::new("in".into(), client, None))).collect();
+        let entries = (0..count).map(|_| state.enter(handle(None))).collect();
         (state, entries)
     }
 
     fn cut(entries: &[Entry]) -> usize {
-        entries.iter().filter(|entry| entry.handle().end().is_some()).count()
+        entries.iter().filter(|entry| entry.end().is_some()).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,17 +306,17 @@ mod tests {
         assert!(seen.windows(2).all(|pair| pair[1] - pair[0] <= 50), "{seen:?}");
         assert_eq!(cut(&entries), 1_000);
         assert!((900..=1_000).contains(&seen.len()), "it took {} ms", seen.len());
-        assert!(entries.iter().all(|entry| entry.handle().end() == Some(SessionEnd::TargetDown)));
+        assert!(entries.iter().all(|entry| entry.end() == Some(SessionEnd::TargetDown)));
     }
 
     #[tokio::test]
     async fn a_session_without_a_task_is_told_of_its_cut_at_once() {
         let (state, entries) = with_sessions(2);
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        entries[1].handle().tell_cut(tell, 7);
+        entries[1].tell_cut(tell, 7);
         state.cut_paced(SessionEnd::TargetDown).await;
         assert_eq!(told.try_recv(), Ok(7));
-        assert!(entries[1].handle().end().is_some(), "who looks finds it cut");
+        assert!(entries[1].end().is_some(), "who looks finds it cut");
         assert!(told.try_recv().is_err());
     }
 
@@ -296,16 +331,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_sessions_that_are_too_old_are_cut() {
         let (state, mut entries) = with_sessions(1);
-        let client = SocketAddr::from(([192, 0, 2, 1], 4711));
+        let since = Instant::now();
         for seconds in [10, 20] {
-            entries.push(state.enter(Handle::new("in".into(), client, Some(Duration::from_secs(seconds)))));
+            entries.push(state.enter(handle(Some(Duration::from_secs(seconds)))));
         }
         for (at, expected) in [(9, 0), (10, 1), (19, 1), (20, 2), (1_000, 2)] {
-            tokio::time::advance(Duration::from_secs(at) - entries[0].handle.since.elapsed()).await;
+            tokio::time::advance(Duration::from_secs(at) - since.elapsed()).await;
             state.cut_old();
             assert_eq!(cut(&entries), expected, "after {at} s");
         }
-        assert_eq!(entries[1].handle().end(), Some(SessionEnd::MaxAge));
+        assert_eq!(entries[1].end(), Some(SessionEnd::MaxAge));
     }
 
     #[tokio::test(start_paused = true)]

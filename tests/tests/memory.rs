@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Echo;
-use landbridge_tests::{Config, Daemon, Net, SocketExt};
+use landbridge_tests::{Config, Daemon, Net, SocketExt, eventually};
 use nix::sys::resource::{Resource, setrlimit};
 
 const SESSIONS: usize = 5_000;
@@ -14,22 +14,19 @@ const WARM: usize = 100;
 const DESCRIPTORS: u64 = 2 * SESSIONS as u64 + 1_000;
 
 #[test]
-fn a_session_in_user_space_costs_less_than_five_kibibytes() -> Result<()> {
-    let each = cost("copy", |_, _| Ok(()))?;
-    ensure!(each < 5 << 10, "{each} bytes per session");
-    Ok(())
+fn a_session_in_user_space_costs_less_than_four_kibibytes() -> Result<()> {
+    cost("copy", 4 << 10, |_, _| Ok(()))
 }
 
 #[test]
-fn a_joined_session_costs_less_than_three_kibibytes() -> Result<()> {
-    let each =
-        cost("packet", |daemon, sessions| daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions as f64))?;
-    ensure!(each < 3 << 10, "{each} bytes per session");
-    Ok(())
+fn a_joined_session_costs_less_than_a_kibibyte() -> Result<()> {
+    cost("packet", 1 << 10, |daemon, sessions| {
+        daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions as f64)
+    })
 }
 
-/// What the daemon allocates for each of [`SESSIONS`] once they are `settled`.
-fn cost(datapath: &str, settled: impl Fn(&Daemon, usize) -> Result<()>) -> Result<u64> {
+/// Fails unless each of [`SESSIONS`] that come at once costs less than `limit` bytes, some time after they are `settled`.
+fn cost(datapath: &str, limit: u64, settled: impl Fn(&Daemon, usize) -> Result<()>) -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?;
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], 9000)?;
@@ -49,7 +46,12 @@ fn cost(datapath: &str, settled: impl Fn(&Daemon, usize) -> Result<()>) -> Resul
     let before = daemon.anonymous_bytes()?;
     let mut sessions = open(SESSIONS)?;
     settled(&daemon, WARM + SESSIONS)?;
-    let each = daemon.anonymous_bytes()?.checked_sub(before).context("sessions cost memory")? / SESSIONS as u64;
+    // What they needed before they were joined is given back a moment later.
+    let each = eventually("a session that has settled costs little", || {
+        let each = daemon.anonymous_bytes()?.checked_sub(before).context("sessions cost memory")? / SESSIONS as u64;
+        ensure!(each < limit, "{each} bytes per session");
+        Ok(each)
+    })?;
     println!("{each} bytes per session");
 
     for (number, session) in sessions.iter_mut().enumerate() {
@@ -58,5 +60,5 @@ fn cost(datapath: &str, settled: impl Fn(&Daemon, usize) -> Result<()>) -> Resul
     drop((warm, sessions));
     daemon.wait_ended((WARM + SESSIONS) as u32, "client_closed")?;
     daemon.stop()?;
-    Ok(each)
+    Ok(())
 }
