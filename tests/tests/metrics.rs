@@ -230,6 +230,17 @@ fn a_session_is_counted_to_its_datapath_while_it_is_open() -> Result<()> {
 }
 
 #[test]
+fn the_build_is_known_by_its_version() -> Result<()> {
+    let net = Net::new(1)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(net.targets[0].v4(9000)))?;
+    let told = daemon.cli_alone(&["--version"])?.stdout;
+    let version = told.split_whitespace().last().context("a version")?;
+    let info = daemon.metrics()?.value("landbridge_build_info", &[("version", version)]);
+    ensure!(info == 1.0, "{told}: {}", daemon.metrics()?.lines("landbridge_build_info"));
+    daemon.stop().map(drop)
+}
+
+#[test]
 fn a_reload_is_dated() -> Result<()> {
     const DATE: &str = "landbridge_config_last_reload_timestamp_seconds";
     let net = Net::new(1)?;
