@@ -1,7 +1,7 @@
 //! What becomes of the packets of joined sessions is counted, and what a joint drops does its session no harm.
 //!
-//! `failed` takes a kernel without memory and `event_lost` more than 4,096 joints that change before the daemon looks: the
-//! programs count both, but no test brings them about.
+//! Two are not brought about here: `failed` takes a kernel without memory, and `event_lost` 4,096 joints that change before
+//! the daemon looks, which is tested with the programs alone.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
