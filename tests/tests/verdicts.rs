@@ -116,7 +116,8 @@ fn send(host: &Host, neighbour: IpAddr, packet: &[u8]) -> Result<()> {
 
 #[test]
 fn packets_of_sessions_that_are_not_joined_yet_pass_and_others_are_forwarded() -> Result<()> {
-    let joined = Joined::start("")?;
+    let mut joined = Joined::start("")?;
+    joined.talk()?;
     for verdict in ["passed", "forwarded"] {
         ensure!(joined.count(verdict)? > 0.0, "{verdict}: {}", joined.daemon.metrics()?.lines(PACKETS));
     }
