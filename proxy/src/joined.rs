@@ -176,6 +176,16 @@ impl JoinedSessions {
 }
 
 impl Member {
+    /// Takes note, once, of how long a target that has answered was idle when it closed first. At most a round too short, for
+    /// bytes are counted when they are seen.
+    fn note_close(&mut self) {
+        if let Some(at) = self.looked.moved_at.take()
+            && self.account.answered
+        {
+            self.account.cell.idle_close.note(self.joined.now().saturating_sub(at));
+        }
+    }
+
     /// Counts what has moved and says how the session has ended, or has to.
     fn look(&mut self, is_round: bool) -> Option<SessionEnd> {
         let seen = self.joined.seen();
@@ -191,15 +201,14 @@ impl Member {
             self.looked.moved_at = Some(self.joined.now());
         }
         self.take_samples(&seen, before, is_round);
+        if seen[1].has_ended && !seen[0].has_ended {
+            self.note_close();
+        }
         match self.joined.ending() {
             Ending::No => {}
             Ending::Closed { client_first: true } => return Some(SessionEnd::ClientClosed),
             Ending::Closed { client_first: false } => {
-                // At most a round too short, for bytes are counted when they are seen.
-                let quiet = self.looked.moved_at.map(|at| self.joined.now().saturating_sub(at));
-                if let Some(quiet) = quiet.filter(|_| self.account.answered) {
-                    self.account.cell.idle_close.note(quiet);
-                }
+                self.note_close();
                 return Some(SessionEnd::TargetClosed);
             }
             Ending::Reset { by_client: true } => return Some(SessionEnd::ClientReset),

@@ -6,11 +6,13 @@ use std::future::poll_fn;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use landbridge::fastpath::{Alarm, Fallback, FastPath, Limits, Promoted, Unavailable};
+use landbridge::fastpath::{Alarm, Fallback, FastPath, Limits, OBJECT, Promoted, Unavailable};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -60,6 +62,31 @@ fn the_budget_refuses_and_is_given_back() {
     drop(promoted);
     drop(fast_path.promote(target_leg.as_fd(), client_leg.as_fd(), 0).unwrap());
     assert_eq!(fast_path.promoted(), 0);
+}
+
+/// An open TCP socket tells everything; another one does not.
+#[test]
+fn what_does_not_tell_its_books_is_refused() {
+    let Some(fast_path) = start(Limits::default()) else { return };
+    let [_client, client_leg, ..] = session();
+    let (sink, _other) = UnixStream::pair().unwrap();
+    let refused = fast_path.promote(client_leg.as_fd(), sink.as_fd(), 0).err().unwrap();
+    assert_eq!(refused.fallback().code(), "socket", "{refused}");
+    assert_eq!(fast_path.promoted(), 0);
+}
+
+/// As `cargo build` makes the daemon without further ado.
+#[test]
+fn a_daemon_without_the_object_says_so() {
+    if OBJECT.is_some() {
+        eprintln!("skipped: this build has the eBPF object");
+        return;
+    }
+    let why = FastPath::start(Limits::default()).err().unwrap();
+    assert_eq!(why.reason(), "not_built");
+    let doctor = Command::new(env!("CARGO_BIN_EXE_landbridge")).args(["doctor", "--json"]).output().unwrap();
+    let report = String::from_utf8_lossy(&doctor.stdout);
+    assert_eq!(report.matches("not_built").count(), 2, "the fast path and the packet datapath: {report}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Everything a test starts ends with its handle, and everything printed shows when the test fails.
 
 mod binary;
+mod borrow;
 mod client;
 mod config;
 pub mod crowd;
@@ -25,6 +26,7 @@ mod weather;
 pub mod wireguard;
 
 pub use binary::binary;
+pub use borrow::{Borrowed, BorrowedMap};
 pub use client::Tool;
 pub use config::{Config, Group, LISTENER_PORT};
 pub use daemon::Daemon;

@@ -76,6 +76,19 @@ fn an_unreachable_target_is_counted_as_such() -> Result<()> {
     daemon.stop().map(drop)
 }
 
+/// The kernel calls it an invalid argument.
+#[test]
+fn a_failure_of_no_other_kind_is_counted_as_such() -> Result<()> {
+    let net = Net::new(1)?;
+    net.proxy.ip("route add blackhole 10.0.2.1")?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(([10, 0, 2, 1], 9000).into()))?;
+    net.client.connect(daemon.v4())?.expect_ending(Ending::Closed)?;
+    daemon.wait_ended(1, "connect_failed")?;
+    daemon.wait_metric(FAILURES, &[("reason", "other")], 1.0)?;
+    daemon.wait_metric(FAILURES, &[], 1.0)?;
+    daemon.stop().map(drop)
+}
+
 /// A connection that stood is a session: the client sees what the target did, and nobody else is asked.
 #[test]
 fn a_target_that_accepts_and_closes_closes_the_client() -> Result<()> {

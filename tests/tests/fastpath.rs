@@ -103,6 +103,10 @@ fn without_the_fast_path_the_daemon_splices_and_says_why() -> Result<()> {
         daemon.wait_ended(1, "target_closed")?;
         let metrics = daemon.metrics()?;
         ensure!(metrics.lines("landbridge_fastpath_available").contains("no_capability"));
+        // Only one of them would join.
+        let packet = if datapath == "auto" { "no_capability" } else { "not_wanted" };
+        let told = metrics.lines("landbridge_packet_available");
+        ensure!(told.contains(packet) && told.ends_with(" 0"), "{datapath}: {told}");
         let spliced = metrics.value("landbridge_bytes_total", &[("datapath", "splice")]);
         ensure!(spliced > LENGTH as f64 / 10.0, "{datapath}: {}", metrics.lines("landbridge_bytes_total"));
         let log = daemon.process().stderr() + &daemon.process().stdout();

@@ -144,6 +144,42 @@ fn an_answer_that_trickles_in_is_no_answer() -> Result<()> {
     daemon.stop().map(drop)
 }
 
+/// Targets that are bad in every way that is told apart, but for what the other tests show.
+#[test]
+fn every_reason_for_a_bad_probe_is_counted() -> Result<()> {
+    let net = Net::new(1)?;
+    let _mail = Scripted::start(&net.targets[0], 9001, |mut stream| {
+        std::io::Write::write_all(&mut stream, b"220 mail.example ESMTP\r\n")?;
+        stream.read_to_ending().map(drop)
+    })?;
+    let _closing = Scripted::closing(&net.targets[0], 9002)?;
+    // The kernel calls it an invalid argument to connect to such an address.
+    net.proxy.ip("route add blackhole 10.0.2.1")?;
+    let (at, odd) = (|port| net.targets[0].v4(port), ([10, 0, 2, 1], 9000).into());
+    let bad = quick(Group::new("bad")).health("timeout = \"500ms\"");
+    let bad = bad.target(at(9001)).target(at(9002)).target(at(9003)).target(net.unreachable(9000)?).target(odd);
+    let stranger = quick(Group::new("stranger")).tcp("source = \"192.0.2.1\"").target(at(9001));
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([bad, stranger]))?;
+    for (group, target, reason) in [
+        ("bad", at(9001), "protocol"),
+        ("bad", at(9002), "protocol"),
+        ("bad", at(9003), "refused"),
+        ("bad", net.unreachable(9000)?, "unreachable"),
+        ("bad", odd, "other"),
+        ("stranger", at(9001), "local"),
+    ] {
+        let of = [("group", group), ("target", &*target.to_string())];
+        eventually(reason, || {
+            let metrics = daemon.metrics()?;
+            let all = metrics.value("landbridge_probe_failures_total", &of);
+            let these = metrics.value("landbridge_probe_failures_total", &[of[0], of[1], ("reason", reason)]);
+            ensure!(these >= 2.0 && these == all, "{target}\n{}", metrics.lines("landbridge_probe_failures_total"));
+            Ok(())
+        })?;
+    }
+    daemon.stop().map(drop)
+}
+
 /// Up and down in turn, faster than any verdict: nobody believes either.
 #[test]
 fn a_target_that_flaps_keeps_its_verdict() -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Scripted;
-use landbridge_tests::{Checker, Config, Daemon, Ending, Net, SocketExt, Source, pump, random_chunks};
+use landbridge_tests::{Checker, Config, Daemon, Ending, Net, SocketExt, Source, large_chunks, pump, random_chunks};
 
 /// Datapaths that use the kernel, each with what carries its bytes, and what is counted when a session is there.
 const DATAPATHS: [(&str, &str, (&str, f64)); 3] = [
@@ -146,6 +146,46 @@ fn a_reader_that_falls_behind_takes_the_direction_out_of_the_kernel() -> Result<
         let demotions = metrics.value("landbridge_datapath_demotions_total", &[("reason", "behind")])
             + metrics.value("landbridge_datapath_demotions_total", &[("reason", "bulk")]);
         ensure!(demotions >= 1.0, "{datapath}: {}", metrics.lines("landbridge_datapath_demotions_total"));
+        stop(daemon)?;
+    }
+    Ok(())
+}
+
+const DEMOTIONS: &str = "landbridge_datapath_demotions_total";
+
+/// Each reason by a limit that nothing else reaches: a direction leaves the kernel, and its bytes arrive.
+#[test]
+fn a_direction_is_demoted_by_the_limit_that_it_crosses() -> Result<()> {
+    const LENGTH: u64 = 8 << 20;
+    const SEED: u64 = 9;
+    const MOST: &str = "1GiB";
+    for (datapath, soft, bulk, reason) in [("sockmap", "64KiB", MOST, "behind"), ("auto", MOST, "64KiB", "bulk")] {
+        let net = Net::new(1)?;
+        // So that it is promoted and not joined.
+        net.targets[0].set_sysctl("ipv4/tcp_sack", "0")?;
+        let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+            answer(&mut stream, ROUNDS)?;
+            Checker::new(SEED).drain(&stream, LENGTH, large_chunks())
+        })?;
+        let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
+        let config = config.datapath(&format!("soft_limit = {soft:?}")).datapath(&format!("bulk_limit = {bulk:?}"));
+        let config = config.datapath(&format!("hard_limit = {MOST:?}")).datapath("promote_gap = \"0ms\"");
+        let daemon = Daemon::start(&net.proxy, &config)?;
+        let mut client = net.client.connect(daemon.v4())?;
+        ask(&mut client, ROUNDS)?;
+        daemon.wait_metric("landbridge_datapath_promotions_total", &[], 2.0)?;
+        daemon.wait_metric(DEMOTIONS, &[], 0.0)?;
+        pump(&client, Source::new(SEED), LENGTH, large_chunks())?;
+        client.finish_writing()?;
+        client.expect_ending(Ending::Closed)?;
+        target.outcome()?;
+        daemon.wait_ended(1, "client_closed")?;
+        let metrics = daemon.metrics()?;
+        let demotions = |reason| metrics.value(DEMOTIONS, &[("reason", reason)]);
+        let for_load = demotions("behind") + demotions("bulk");
+        ensure!(demotions(reason) >= 1.0 && demotions(reason) == for_load, "{reason}: {}", metrics.lines(DEMOTIONS));
+        // The download was there until its end.
+        ensure!(demotions("ended") >= 1.0, "{reason}: {}", metrics.lines(DEMOTIONS));
         stop(daemon)?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use landbridge_tests::targets::{Checked, Echo};
+use landbridge_tests::targets::{Checked, DnsServer, Echo};
 use landbridge_tests::{Config, Daemon, Group, Net, PATIENCE, SocketExt, Tool, eventually};
 
 /// What a page or a scrape says of one metric.
@@ -19,9 +19,15 @@ struct Metric {
     meaning: String,
 }
 
+/// A page of the documentation.
+fn page(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
 /// The rows of the table in `docs/metrics.md`.
 fn documented() -> Result<BTreeMap<String, Metric>> {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md"))?;
+    let page = page("metrics.md")?;
     let mut metrics = BTreeMap::new();
     for row in page.lines().filter(|line| line.starts_with("| `landbridge_")) {
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
@@ -60,26 +66,31 @@ fn published(text: &str) -> Result<BTreeMap<String, Metric>> {
 }
 
 /// Traffic that makes every family of metrics appear.
-fn lively(net: &Net) -> Result<(Daemon, Echo, Checked)> {
+fn lively(net: &Net) -> Result<(Daemon, Echo, Checked, DnsServer)> {
+    let dns = DnsServer::start(&net.proxy)?;
     let echo = Echo::start(&net.targets[0], 9000)?;
     let check = Checked::start(&net.targets[0], 9100)?;
     let group = Group::new("onprem")
         .target_with(echo.address(), "name = \"gpu-1\"")
         .with("failback_hold = \"0s\"")
         .health("port = 9100");
-    let daemon = Daemon::start(&net.proxy, &Config::new([group.health("interval = \"100ms\"")]))?;
+    // The server does not know the name.
+    let named = Group::new("named").named_target("gpu.example:9000");
+    let config =
+        Config::new([group.health("interval = \"100ms\""), named]).dns(&format!("servers = [\"{}\"]", dns.address()));
+    let daemon = Daemon::start(&net.proxy, &config)?;
     eventually("the target is up", || {
         net.client.connect(daemon.v4())?.expect_echo(b"hello")?;
         Ok(())
     })?;
     daemon.wait_ended(1, "client_closed")?;
-    Ok((daemon, echo, check))
+    Ok((daemon, echo, check, dns))
 }
 
 #[test]
 fn the_page_about_metrics_tells_what_is_published() -> Result<()> {
     let net = Net::new(1)?;
-    let (mut daemon, _echo, _check) = lively(&net)?;
+    let (mut daemon, _echo, _check, _dns) = lively(&net)?;
     let published = published(&daemon.get("/metrics")?.1)?;
     let documented = documented()?;
     let mut page = String::new();
@@ -93,10 +104,85 @@ fn the_page_about_metrics_tells_what_is_published() -> Result<()> {
     daemon.stop().map(drop)
 }
 
+/// The codes in `docs/metrics.md`, by what its table says they are of.
+fn documented_codes() -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let page = page("metrics.md")?;
+    let (_, table) = page.split_once("## Codes").context("a list of codes")?;
+    let mut codes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut of = String::new();
+    for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| of")) {
+        let [first, code, _meaning] = row.trim_matches('|').splitn(3, " | ").collect::<Vec<_>>()[..] else {
+            anyhow::bail!("three cells: {row}")
+        };
+        if !first.trim().is_empty() {
+            of = first.replace('`', "").trim().to_owned();
+        }
+        let code = code.split('`').nth(1).context("a code")?;
+        codes.entry(of.clone()).or_default().insert(code.to_owned());
+    }
+    Ok(codes)
+}
+
+#[test]
+fn the_page_about_metrics_tells_every_code() -> Result<()> {
+    let net = Net::new(1)?;
+    let (mut daemon, _echo, _check, _dns) = lively(&net)?;
+    let text = daemon.get("/metrics")?.1;
+    let published = |name: &str, with: &str, label: &str| -> BTreeSet<String> {
+        let series =
+            text.lines().filter(|line| line.starts_with(&format!("landbridge_{name}{{")) && line.contains(with));
+        let value = |line: &str| Some(line.split_once(&format!("{label}=\""))?.1.split_once('"')?.0.to_owned());
+        series.filter_map(value).collect()
+    };
+    let documented = documented_codes()?;
+    for (of, (name, with, label)) in [
+        ("fallbacks_total, packet", ("datapath_fallbacks_total", "datapath=\"packet\"", "reason")),
+        ("fallbacks_total, sockmap", ("datapath_fallbacks_total", "datapath=\"sockmap\"", "reason")),
+        ("demotions_total", ("datapath_demotions_total", "", "reason")),
+        ("connect_failures_total", ("target_connect_failures_total", "", "reason")),
+        ("packets_total", ("packet_packets_total", "", "verdict")),
+    ] {
+        ensure!(documented.get(of) == Some(&published(name, with, label)), "{of}: {:?}", published(name, with, label));
+    }
+    let probes: BTreeSet<String> = [&documented["connect_failures_total"], &documented["probe_failures_total"]]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    ensure!(probes == published("probe_failures_total", "", "reason"), "{probes:?}");
+    daemon.stop().map(drop)
+}
+
+/// A code that no test looks for may never have been seen.
+#[test]
+fn every_code_is_looked_for_by_a_test() -> Result<()> {
+    /// The page says why.
+    const ELSEWHERE: [&str; 5] = ["busy", "socket", "not_built", "event_lost", "failed"];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut tests = String::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_file() && !path.ends_with("metrics.rs") {
+            tests += &fs::read_to_string(path)?;
+        }
+    }
+    let page = page("operations.md")?;
+    let (_, ends) = page.split_once("| `end` | what happened |").context("a list of ends")?;
+    let ends = ends.split("\n\n").next().unwrap_or_default();
+    let ends =
+        ends.lines().filter_map(|row| row.split(" | ").next()).flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let codes: BTreeSet<String> = documented_codes()?.into_values().flatten().chain(ends.map(str::to_owned)).collect();
+    ensure!(codes.contains("left") && codes.contains("protocol"), "{codes:?}");
+    let is_unseen = |code: &&String| !tests.contains(&format!("\"{code}\"")) && !ELSEWHERE.contains(&code.as_str());
+    let unseen: Vec<_> = codes.iter().filter(is_unseen).collect();
+    ensure!(unseen.is_empty(), "no test looks for {unseen:?}");
+    Ok(())
+}
+
 #[test]
 fn promtool_finds_nothing_to_complain_about() -> Result<()> {
     let net = Net::new(1)?;
-    let (mut daemon, _echo, _check) = lively(&net)?;
+    let (mut daemon, _echo, _check, _dns) = lively(&net)?;
     let text = daemon.get("/metrics")?.1;
     let mut promtool = Tool::Promtool.on(&net.proxy)?;
     let mut child = promtool.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
@@ -112,7 +198,7 @@ fn promtool_finds_nothing_to_complain_about() -> Result<()> {
 #[test]
 fn a_group_is_able_as_long_as_its_target_is_up() -> Result<()> {
     let net = Net::new(1)?;
-    let (mut daemon, _echo, check) = lively(&net)?;
+    let (mut daemon, _echo, check, _dns) = lively(&net)?;
     let able = |expected| daemon.wait_metric("landbridge_group_able", &[("group", "onprem")], expected);
     able(1.0)?;
     check.answer(503);
@@ -140,6 +226,17 @@ fn a_session_is_counted_to_its_datapath_while_it_is_open() -> Result<()> {
     open(1.0)?;
     drop(client);
     open(0.0)?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn the_build_is_known_by_its_version() -> Result<()> {
+    let net = Net::new(1)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(net.targets[0].v4(9000)))?;
+    let told = daemon.cli_alone(&["--version"])?.stdout;
+    let version = told.split_whitespace().last().context("a version")?;
+    let info = daemon.metrics()?.value("landbridge_build_info", &[("version", version)]);
+    ensure!(info == 1.0, "{told}: {}", daemon.metrics()?.lines("landbridge_build_info"));
     daemon.stop().map(drop)
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
-use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, SocketExt, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, Process, SocketExt, binary, eventually};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
@@ -258,6 +258,36 @@ fn state_of_another_version_is_refused() -> Result<()> {
         ensure!(heard.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "not reset");
     }
     daemon.stop().map(drop)
+}
+
+/// The state belongs to one configuration file, and another daemon runs with the same.
+#[test]
+fn state_of_a_daemon_that_runs_is_left_alone() -> Result<()> {
+    let (net, _echo, mut daemon, talk) = joined(2, Config::single)?;
+    // The one that holds the state: it takes over the joined sessions, on ports of its own.
+    let text = fs::read_to_string(daemon.file())?;
+    daemon.kill()?;
+    let elsewhere = text.replace(":8000", ":8001").replace(":9900", ":9901").replace("admin.sock", "other.sock");
+    fs::write(daemon.file(), elsewhere)?;
+    let mut command = net.proxy.command(binary("landbridge")?);
+    let mut holder = Process::start("the other daemon", command.arg("run").arg("--config").arg(daemon.file()))?;
+    holder.wait_ready(|holder| {
+        ensure!(holder.stderr().contains("adopting the joined sessions"), "not yet");
+        Ok(())
+    })?;
+    fs::write(daemon.file(), text)?;
+    daemon.start_again()?;
+    let metrics = daemon.metrics()?;
+    let refused = metrics.value("landbridge_packet_available", &[("reason", "pinned_by_other_daemon")]);
+    ensure!(refused == 0.0 && metrics.lines("landbridge_packet_available").contains("pinned_by_other_daemon"));
+    // It serves in user space, and what the other one holds goes on.
+    net.client.connect(daemon.v4())?.expect_echo(b"in user space")?;
+    talk.goes_on()?;
+    drop(talk.end()?);
+    daemon.stop()?;
+    holder.signal(Signal::SIGTERM)?;
+    ensure!(holder.finish(PATIENCE)?.code() == 0);
+    Ok(())
 }
 
 /// Without a daemon the programs see to it themselves.

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Echo;
 use landbridge_tests::{Config, Daemon, Group, Host, Net, Process, SocketExt, binary, eventually};
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::{Pid, tcgetpgrp};
 use serde_json::Value;
 
 const ROWS: u16 = 24;
@@ -71,6 +73,11 @@ impl Screen {
         let screen_restored = !self.seen.lock().unwrap_or_else(PoisonError::into_inner).screen().alternate_screen();
         let lines = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
         Ok(screen_restored && tcgetattr(&self.terminal)?.local_flags.contains(lines))
+    }
+
+    /// The process that has the terminal: its other end tells.
+    fn program(&self) -> Result<Pid> {
+        Ok(tcgetpgrp(&self.keyboard)?)
     }
 
     fn finish(&mut self) -> Result<ExitStatus> {
@@ -139,6 +146,23 @@ fn the_terminal_is_restored_by_every_way_out() -> Result<()> {
         ensure!(screen.finish()?.success(), "{way:?}");
         eventually("the terminal is as it was", || {
             ensure!(screen.is_restored()?, "{way:?}: {}", screen.text());
+            Ok(())
+        })?;
+    }
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn the_terminal_is_restored_when_a_signal_ends_it() -> Result<()> {
+    let net = Net::new(1)?;
+    let (_echo, mut daemon) = start(&net)?;
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut screen = Screen::of(&daemon)?;
+        screen.wait("  first")?;
+        kill(screen.program()?, signal)?;
+        ensure!(screen.finish()?.success(), "{signal}");
+        eventually("the terminal is as it was", || {
+            ensure!(screen.is_restored()?, "{signal}: {}", screen.text());
             Ok(())
         })?;
     }

@@ -194,6 +194,8 @@ fn an_upgrade_that_fails_late_leaves_joined_sessions_to_the_kernel_and_says_so()
     net.client.connect(daemon.v4())?.expect_echo(b"new sessions too")?;
     let metrics = daemon.metrics()?;
     ensure!(metrics.lines("landbridge_packet_available").contains("handed_over"), "the metrics do not say it");
+    let retired = metrics.value("landbridge_datapath_fallbacks_total", &[("reason", "retired")]);
+    ensure!(retired == 1.0, "{retired} sessions were not joined because the datapath was handed over");
     // The next daemon adopts it.
     std::fs::write(daemon.file(), text)?;
     daemon.kill()?;

@@ -77,7 +77,7 @@ pub(crate) struct TargetStatus {
     /// When the sessions that are left are reset, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ends_in_ms: Option<u64>,
-    /// The shortest time without a byte after which the target closed a session first, in milliseconds, if it did.
+    /// The shortest time without a byte after which the target closes sessions first, in milliseconds, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) idle_close_ms: Option<u64>,
     /// Since the daemon started, like the counters of `/metrics`.

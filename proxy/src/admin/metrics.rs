@@ -123,7 +123,7 @@ fn describe() {
     );
     describe_gauge!(
         "landbridge_target_idle_close_seconds",
-        "Shortest time without a byte after which the target closed a session first; 0: it was not seen to."
+        "Shortest time without a byte after which the target has closed sessions first, three at different moments; 0: it was not seen to."
     );
     describe_gauge!(
         "landbridge_target_up",

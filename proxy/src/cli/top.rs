@@ -1,6 +1,7 @@
 //! `landbridge top`: a live view of the running daemon in a terminal. This file talks to the terminal and to the socket.
 //!
-//! Threads: the caller's draws and reads keys; one more asks the daemon and gives it orders, and ends with the process.
+//! Threads: the caller's draws and reads keys; one asks the daemon and gives it orders, and one waits for a signal that ends the
+//! view. Both end with the process.
 
 mod draw;
 mod model;
@@ -12,6 +13,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -44,9 +46,11 @@ enum TopError {
 enum News {
     Status(Result<Box<Status>, String>),
     Outcome(Order, Result<(), String>),
+    /// A signal asks for the end.
+    End,
 }
 
-/// Shows the daemon on `socket` until a key ends it.
+/// Shows the daemon on `socket` until a key or a signal ends it.
 pub(super) fn top(socket: &Path) -> Exit {
     match watch(socket) {
         Ok(()) => Exit::Good,
@@ -63,6 +67,7 @@ fn watch(socket: &Path) -> Result<(), TopError> {
     }
     let (tell, news) = mpsc::channel();
     let (give, orders) = mpsc::channel();
+    heed_signals(tell.clone())?;
     let path = socket.to_owned();
     thread::Builder::new().name("daemon".to_owned()).spawn(move || ask(&path, &orders, &tell))?;
     // Also has a panic restore the terminal.
@@ -70,6 +75,21 @@ fn watch(socket: &Path) -> Result<(), TopError> {
     let shown = show(&mut terminal, &news, &give);
     ratatui::restore();
     shown.map_err(TopError::from)
+}
+
+/// Has the signals that would end the process tell so instead, for the terminal has to be restored first. To be called before
+/// there is another thread, which inherits that it is not interrupted by them.
+fn heed_signals(tell: Sender<News>) -> io::Result<()> {
+    // SIGHUP: the terminal itself is gone, or its user. The interrupt key is a key like others.
+    let ending: SigSet = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
+    ending.thread_block()?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        // Nobody listens any more when the view has ended meanwhile.
+        if ending.wait().is_ok() {
+            let _ = tell.send(News::End);
+        }
+    })?;
+    Ok(())
 }
 
 fn show(terminal: &mut DefaultTerminal, news: &Receiver<News>, orders: &Sender<Order>) -> io::Result<()> {
@@ -81,6 +101,7 @@ fn show(terminal: &mut DefaultTerminal, news: &Receiver<News>, orders: &Sender<O
                 News::Status(Ok(status)) => model.answered(*status, since.elapsed()),
                 News::Status(Err(why)) => model.lost(why),
                 News::Outcome(order, outcome) => model.carried_out(&order, outcome),
+                News::End => return Ok(()),
             }
         }
         terminal.draw(|frame| draw::draw(frame, &model, since.elapsed()))?;

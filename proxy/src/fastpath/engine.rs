@@ -1,7 +1,6 @@
 //! The loaded programs with their maps, as one thing that promoted directions hold on to.
 
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -128,10 +127,7 @@ impl Engine {
     ) -> Result<Entry, PromoteError> {
         let socket = |what| move |source| PromoteError::Socket { what, source };
         let cookie = SockRef::from(&source).cookie().map_err(socket("the cookie of the source"))?;
-        let counted = tcp::given(sink).map_err(|source| match source.kind() {
-            io::ErrorKind::ResourceBusy => PromoteError::Busy,
-            _ => PromoteError::Socket { what: "what the sink was given", source },
-        })?;
+        let counted = tcp::given(sink).map_err(PromoteError::of_books)?;
         // A connection that this side opened has had its SYN acknowledged, which the kernel counts as a byte.
         if counted.checked_sub(given).is_none_or(|syn| syn > 1) {
             return Err(PromoteError::OutOfStep { given, counted });

@@ -208,6 +208,14 @@ pub enum PromoteError {
 }
 
 impl PromoteError {
+    /// Why the sink did not tell what it was given.
+    fn of_books(source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::ResourceBusy => Self::Busy,
+            _ => Self::Socket { what: "what the sink was given", source },
+        }
+    }
+
     /// What it is counted as.
     pub fn fallback(&self) -> Fallback {
         match self {

@@ -20,16 +20,21 @@ pub(super) fn held(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// Exact while nobody writes to the socket. The two numbers cannot be read at once: they are taken again until no
 /// acknowledgement came in between.
 pub(super) fn given(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    sum(|| Ok(TcpInfo::of(socket)?.acknowledged), || outstanding(socket))
+}
+
+/// What is acknowledged and what waits for it, as of one moment.
+fn sum(acked: impl Fn() -> io::Result<u64>, waiting: impl Fn() -> io::Result<u64>) -> io::Result<u64> {
     /// Between two system calls hardly an acknowledgement finds room; a storm of them must not hold up a worker.
     const ATTEMPTS: usize = 32;
-    let mut acked = TcpInfo::of(socket)?.acknowledged;
+    let mut before = acked()?;
     for _ in 0..ATTEMPTS {
-        let waiting = outstanding(socket)?;
-        let now = TcpInfo::of(socket)?.acknowledged;
-        if now == acked {
-            return Ok(acked + waiting);
+        let waiting = waiting()?;
+        let now = acked()?;
+        if now == before {
+            return Ok(before + waiting);
         }
-        acked = now;
+        before = now;
     }
     Err(io::ErrorKind::ResourceBusy.into())
 }
@@ -50,11 +55,30 @@ pub(super) fn kick(socket: BorrowedFd<'_>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::os::fd::AsFd as _;
 
     use super::*;
+    use crate::fastpath::PromoteError;
+
+    #[test]
+    fn a_storm_of_acknowledgements_is_given_up_and_a_pause_in_it_is_used() {
+        let clock = Cell::new(0);
+        let storm = |ends: u64| {
+            clock.set(0);
+            let acked = || {
+                clock.set(clock.get() + 1);
+                Ok(clock.get().min(ends))
+            };
+            sum(acked, || Ok(100 - clock.get().min(ends)))
+        };
+        assert_eq!(storm(20).unwrap(), 100);
+        let error = storm(90).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(PromoteError::of_books(error).fallback().code(), "busy");
+    }
 
     #[test]
     fn what_was_given_and_received_is_counted() {

@@ -7,6 +7,8 @@ use landbridge_tests::packet::{Packet, sack, timestamps};
 use crate::middle::monotonic;
 use crate::rig::{Ends, Link, MTU, Rig};
 
+const RST: u8 = 4;
+
 const UNTRANSLATABLE: Verdict = Verdict::Drop(PacketCounter::Untranslatable);
 const OUT_OF_WINDOW: Verdict = Verdict::Drop(PacketCounter::OutOfWindow);
 const NO_ROUTE: Verdict = Verdict::Drop(PacketCounter::NoRoute);
@@ -241,4 +243,20 @@ fn joints_that_are_too_old() {
         let joint = Joint { state: phase::LIVE, live_at: now, idle_limit: limit, deadline, ..live };
         assert_eq!(rig.run(Link::Ethernet, &ends, &joint, &bytes).joint.state, state);
     }
+}
+
+/// Resets are told to the daemon; when it does not listen, packets go on all the same, and what it missed is counted.
+#[test]
+fn events_that_find_no_room_are_counted() {
+    /// What the ring buffer holds: it is never quite full.
+    const ROOM: u64 = 4095;
+    const MORE: u64 = 100;
+    let Some(mut rig) = Rig::new() else { return };
+    let (ends, joint) = live(false);
+    let reset = Packet { flags: RST, ..ends.packet(CLIENT, &joint) }.bytes();
+    for _ in 0..ROOM + MORE {
+        assert!(rig.is_sent_on(&ends, &joint, &reset));
+    }
+    assert_eq!(rig.count(PacketCounter::EventLost), MORE);
+    assert_eq!(rig.count(PacketCounter::Forwarded), ROOM + MORE);
 }

@@ -226,6 +226,11 @@ impl Rig {
         &self.net
     }
 
+    /// What was counted since the start.
+    pub(crate) fn count(&self, counter: PacketCounter) -> u64 {
+        self.programs.counter(counter)
+    }
+
     fn counters(&self) -> Vec<(PacketCounter, u64)> {
         PacketCounter::ALL.into_iter().map(|slot| (slot, self.programs.counter(slot))).collect()
     }

@@ -38,14 +38,14 @@ pub(super) fn checks(status: &Result<Status, ClientError>, balancer: Duration) -
 fn early(target: &str, idle: Duration, balancer: Duration) -> Check {
     let seconds = (balancer + MARGIN).as_secs();
     let found = format!(
-        "{target} closed one after {:.1} s, and the balancer keeps them for {}: requests in between end as 502",
+        "{target} closes them after {:.1} s, and the balancer keeps them for {}: requests in between end as 502",
         idle.as_secs_f64(),
         written(balancer)
     );
     let remedy = format!(
         "have the server keep idle connections for {seconds} s (uvicorn --timeout-keep-alive {seconds}, gunicorn \
-         --keep-alive {seconds}, nginx keepalive_timeout {seconds}s), or lower the balancer's idle timeout; if the server \
-         was only restarted, restart the daemon and look again"
+         --keep-alive {seconds}, nginx keepalive_timeout {seconds}s), or lower the balancer's idle timeout; what was changed \
+         less than a day ago is seen after a restart of the daemon"
     );
     Check::bad(NAME, found, remedy)
 }
@@ -67,7 +67,7 @@ mod tests {
             assert_eq!((found.len(), found[0].ok, found[0].breaks), (1, ok, false), "{idle:?}: {found:?}");
         }
         let found = checks(&Ok(status), minute);
-        assert!(found[0].detail.starts_with("onprem/gpu-1 closed one after 5.0 s"), "{found:?}");
+        assert!(found[0].detail.starts_with("onprem/gpu-1 closes them after 5.0 s"), "{found:?}");
         assert!(found[0].remedy.as_ref().is_some_and(|remedy| remedy.contains("--timeout-keep-alive 65")), "{found:?}");
     }
 

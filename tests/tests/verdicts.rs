@@ -1,0 +1,231 @@
+//! What becomes of the packets of joined sessions is counted, and what a joint drops does its session no harm.
+//!
+//! Two are not brought about here: `failed` takes a kernel without memory, and `event_lost` 4,096 joints that change before
+//! the daemon looks, which is tested with the programs alone.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use landbridge_tests::packet::Packet;
+use landbridge_tests::{Config, Daemon, Ending, Host, Net, SocketExt, eventually};
+use nix::libc;
+use nix::sys::signal::Signal;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+const PACKETS: &str = "landbridge_packet_packets_total";
+const MESSAGE: &[u8] = b"message";
+
+/// The bits of a TCP header's flags.
+const ACK: u8 = 0x10;
+const URG: u8 = 0x20;
+
+/// A session that is joined, with both of its ends in the test's hands.
+struct Joined {
+    net: Net,
+    daemon: Daemon,
+    client: TcpStream,
+    target: TcpStream,
+}
+
+impl Joined {
+    fn start(listener: &str) -> Result<Self> {
+        let net = Net::new(1)?;
+        let ear = net.targets[0].listen(net.targets[0].v4(9000))?;
+        let config = Config::single(ear.local_addr()?).listener("datapath = \"packet\"").listener(listener);
+        let daemon = Daemon::start(&net.proxy, &config)?;
+        let client = net.client.connect(daemon.v4())?;
+        let target = ear.accept()?.0;
+        target.set_nodelay(true)?;
+        let mut joined = Self { net, daemon, client, target };
+        (0..20).try_for_each(|_| joined.talk())?;
+        joined.daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+        Ok(joined)
+    }
+
+    /// A message each way.
+    fn talk(&mut self) -> Result<()> {
+        self.client.write_all(MESSAGE)?;
+        self.target.expect(MESSAGE)?;
+        self.target.write_all(MESSAGE)?;
+        self.client.expect(MESSAGE)
+    }
+
+    fn count(&self, verdict: &str) -> Result<f64> {
+        Ok(self.daemon.metrics()?.value(PACKETS, &[("verdict", verdict)]))
+    }
+
+    /// Does something that so comes to be counted, which it was not before.
+    fn comes_to_be(&mut self, verdict: &str, disturb: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        ensure!(self.count(verdict)? == 0.0, "{verdict} before anything happened");
+        disturb(self)?;
+        eventually(verdict, || {
+            ensure!(self.count(verdict)? > 0.0, "{}", self.daemon.metrics()?.lines(PACKETS));
+            Ok(())
+        })
+    }
+
+    /// It goes on after all that, and ends in order.
+    fn end(mut self) -> Result<()> {
+        (0..20).try_for_each(|_| self.talk())?;
+        self.client.finish_writing()?;
+        self.target.expect_ending(Ending::Closed)?;
+        drop(self.target);
+        self.client.expect_ending(Ending::Closed)?;
+        self.daemon.wait_ended(1, "client_closed")?;
+        self.daemon.stop().map(drop)
+    }
+
+    /// A packet as the client might send it.
+    fn of_client(&self, flags: u8) -> Result<Packet> {
+        let ends = [self.client.local_addr()?, self.client.peer_addr()?];
+        let [source, destination] = ends.map(|end| (end.ip(), end.port()));
+        Ok(packet(source, destination, flags, 0))
+    }
+}
+
+fn packet(source: (IpAddr, u16), destination: (IpAddr, u16), flags: u8, sequence: u32) -> Packet {
+    Packet {
+        source,
+        destination,
+        sequence,
+        acknowledgement: 0,
+        flags,
+        window: 1000,
+        options: Vec::new(),
+        payload: Vec::new(),
+        hops: 64,
+        class: 0,
+        identification: 0,
+    }
+}
+
+/// Sends a whole IPv4 packet from `host` to a neighbour.
+fn send(host: &Host, neighbour: IpAddr, packet: &[u8]) -> Result<()> {
+    let send = || -> io::Result<usize> {
+        // Such a socket takes packets with their header.
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+        socket.send_to(packet, &SocketAddr::new(neighbour, 0).into())
+    };
+    let sent = host.enter(send).context("cannot send a packet of one's own making")?;
+    ensure!(sent == packet.len(), "{sent} of {} bytes were sent", packet.len());
+    Ok(())
+}
+
+#[test]
+fn packets_of_sessions_that_are_not_joined_yet_pass_and_others_are_forwarded() -> Result<()> {
+    let mut joined = Joined::start("")?;
+    joined.talk()?;
+    for verdict in ["passed", "forwarded"] {
+        ensure!(joined.count(verdict)? > 0.0, "{verdict}: {}", joined.daemon.metrics()?.lines(PACKETS));
+    }
+    joined.end()
+}
+
+/// It acknowledges nothing, and is no reset.
+#[test]
+fn a_packet_that_is_not_near_the_connection_is_dropped() -> Result<()> {
+    let mut joined = Joined::start("")?;
+    joined.comes_to_be("out_of_window", |joined| {
+        send(&joined.net.client, joined.daemon.v4().ip(), &joined.of_client(0)?.bytes())
+    })?;
+    joined.end()
+}
+
+#[test]
+fn urgent_data_is_dropped() -> Result<()> {
+    let mut joined = Joined::start("")?;
+    joined.comes_to_be("untranslatable", |joined| {
+        send(&joined.net.client, joined.daemon.v4().ip(), &joined.of_client(ACK | URG)?.bytes())
+    })?;
+    joined.end()
+}
+
+/// The client repeats it with more hops.
+#[test]
+fn a_packet_without_hops_left_is_dropped_and_its_repetition_is_not() -> Result<()> {
+    let mut joined = Joined::start("")?;
+    joined.comes_to_be("no_route", |joined| {
+        SockRef::from(&joined.client).set_ttl_v4(1)?;
+        Ok(joined.client.write_all(MESSAGE)?)
+    })?;
+    SockRef::from(&joined.client).set_ttl_v4(64)?;
+    joined.target.expect(MESSAGE)?;
+    joined.end()
+}
+
+/// A router behind the target's device says that a packet of the client's was too long for it.
+#[test]
+fn an_error_about_a_packet_goes_to_the_peer_that_sent_it() -> Result<()> {
+    const UNREACHABLE: u8 = 3;
+    const FRAGMENTATION_NEEDED: u8 = 4;
+    const MTU: u32 = 1400;
+    let mut joined = Joined::start("")?;
+    joined.comes_to_be("icmp_translated", |joined| {
+        let (proxy, target) = (joined.target.peer_addr()?, joined.target.local_addr()?);
+        let next = expected_next(&joined.target)?;
+        let too_long = packet((proxy.ip(), proxy.port()), (target.ip(), target.port()), ACK, next);
+        let error = too_long.error(target.ip(), UNREACHABLE, FRAGMENTATION_NEEDED, MTU, 28);
+        send(&joined.net.targets[0], proxy.ip(), &error)
+    })?;
+    let route =
+        joined.net.client.command("ip").args(["route", "get", &joined.daemon.v4().ip().to_string()]).output()?;
+    let route = String::from_utf8_lossy(&route.stdout);
+    ensure!(route.contains(&format!("mtu {MTU}")), "the client was not told: {route}");
+    joined.end()
+}
+
+/// The sequence number that a socket expects next.
+fn expected_next(socket: &TcpStream) -> Result<u32> {
+    // linux/tcp.h
+    const TCP_REPAIR: libc::c_int = 19;
+    const TCP_REPAIR_QUEUE: libc::c_int = 20;
+    const TCP_QUEUE_SEQ: libc::c_int = 21;
+    const RECEIVE_QUEUE: libc::c_int = 1;
+    const ON: libc::c_int = 1;
+    const OFF_WITHOUT_PROBE: libc::c_int = -1;
+    let set = |option: libc::c_int, value: libc::c_int| {
+        let size = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: the pointer and the size are those of one int.
+        let code =
+            unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size) };
+        if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    set(TCP_REPAIR, ON)?;
+    set(TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
+    let (mut next, mut size) = (0_u32, size_of::<u32>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most one word, and the pointers outlive the call.
+    let code = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, TCP_QUEUE_SEQ, (&raw mut next).cast(), &raw mut size)
+    };
+    ensure!(code == 0, "{}", io::Error::last_os_error());
+    set(TCP_REPAIR, OFF_WITHOUT_PROBE)?;
+    Ok(next)
+}
+
+/// The programs end what is too old by themselves, some seconds after the daemon would have.
+#[test]
+fn packets_of_a_session_that_is_too_old_are_dropped_without_the_daemon() -> Result<()> {
+    /// Its age and an eighth, ten seconds that the daemon has for it, and time to spare.
+    const OVER: Duration = Duration::from_secs(20);
+    let mut joined = Joined::start("max_session_age = \"1s\"")?;
+    joined.daemon.process().stop_running()?;
+    joined.client.set_read_timeout(Some(Duration::from_millis(500)))?;
+    joined.target.set_nonblocking(true)?;
+    let began = Instant::now();
+    loop {
+        joined.client.write_all(MESSAGE)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let mut arrived = [0; MESSAGE.len()];
+        match joined.target.read(&mut arrived) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            read => ensure!(read? > 0 && began.elapsed() < OVER, "it still arrives after {:?}", began.elapsed()),
+        }
+    }
+    joined.daemon.process().signal(Signal::SIGCONT)?;
+    ensure!(joined.count("dead")? > 0.0, "{}", joined.daemon.metrics()?.lines(PACKETS));
+    joined.daemon.wait_metric("landbridge_sessions_total", &[], 1.0)?;
+    joined.daemon.stop().map(drop)
+}
