@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use landbridge_tests::targets::Scripted;
 use landbridge_tests::{Checker, Config, Daemon, Ending, Net, SocketExt, Source, large_chunks, pump, random_chunks};
 
@@ -163,8 +164,12 @@ fn a_direction_is_demoted_by_the_limit_that_it_crosses() -> Result<()> {
         let net = Net::new(1)?;
         // So that it is promoted and not joined.
         net.targets[0].set_sysctl("ipv4/tcp_sack", "0")?;
-        let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        // A target that reads at once may leave nothing behind.
+        let demoted = Arc::new(Barrier::new(2));
+        let resume = Arc::clone(&demoted);
+        let target = Scripted::start(&net.targets[0], 9000, move |mut stream| {
             answer(&mut stream, ROUNDS)?;
+            resume.wait();
             Checker::new(SEED).drain(&stream, LENGTH, large_chunks())
         })?;
         let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
@@ -175,7 +180,13 @@ fn a_direction_is_demoted_by_the_limit_that_it_crosses() -> Result<()> {
         ask(&mut client, ROUNDS)?;
         daemon.wait_metric("landbridge_datapath_promotions_total", &[], 2.0)?;
         daemon.wait_metric(DEMOTIONS, &[], 0.0)?;
-        pump(&client, Source::new(SEED), LENGTH, large_chunks())?;
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| pump(&client, Source::new(SEED), LENGTH, large_chunks()));
+            let seen = daemon.wait_metric(DEMOTIONS, &[("reason", reason)], 1.0);
+            demoted.wait();
+            sender.join().map_err(|_| anyhow!("the client panicked"))??;
+            seen
+        })?;
         client.finish_writing()?;
         client.expect_ending(Ending::Closed)?;
         target.outcome()?;
