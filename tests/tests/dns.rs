@@ -140,6 +140,8 @@ fn a_reload_brings_new_names() -> Result<()> {
     let (mut session, name) = scene.session(&daemon)?;
     assert_eq!(name, 'a');
     let both = scene.config(Group::new("onprem").named_target(&format!("other.example:{TRAFFIC}")));
+    // The reload waits for the answer.
+    scene.dns.set_delay(Duration::from_millis(200));
     daemon.reload(&both)?;
     let mut names: Vec<_> = (0..2).map(|_| Ok(scene.session(&daemon)?.1)).collect::<Result<_>>()?;
     names.sort_unstable();
