@@ -358,6 +358,11 @@ fn receive_some(link: BorrowedFd<'_>, flags: MsgFlags) -> io::Result<(Kind, Vec<
 mod tests {
     use std::net::TcpListener;
 
+    use nix::errno::Errno;
+    use nix::sys::signal::kill;
+    use nix::unistd::Pid;
+    use tokio::time::Instant;
+
     use super::*;
 
     fn pair() -> (OwnedFd, OwnedFd) {
@@ -379,6 +384,32 @@ mod tests {
         assert!(matches!(receive_some(far.as_fd(), MsgFlags::empty()).unwrap(), (Kind::End, none) if none.is_empty()));
         drop(near);
         assert!(receive_some(far.as_fd(), MsgFlags::empty()).is_err());
+    }
+
+    /// A process that hangs.
+    fn hanging() -> (Successor, Pid) {
+        let (link, far) = pair();
+        let child = Command::new("sleep").arg("60").stdin(Stdio::from(far)).spawn().unwrap();
+        let id = Pid::from_raw(child.id().cast_signed());
+        (Successor { child, link }, id)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_says_nothing_is_ended_when_patience_is() {
+        let (successor, id) = hanging();
+        let since = Instant::now();
+        let outcome = successor.serves(std::future::pending()).await;
+        assert!(matches!(outcome, Err(HandoverError::NotReady(_))), "{outcome:?}");
+        let took = since.elapsed();
+        assert!((PATIENCE..PATIENCE * 2).contains(&took), "after {took:?}");
+        assert_eq!(kill(id, None), Err(Errno::ESRCH));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_nobody_waits_for_is_ended() {
+        let (successor, id) = hanging();
+        timeout(PATIENCE / 2, successor.serves(std::future::pending())).await.unwrap_err();
+        assert_eq!(kill(id, None), Err(Errno::ESRCH));
     }
 
     #[tokio::test]

@@ -388,3 +388,18 @@ fn group_rules(group: &Group) -> GroupRules {
         one_way: group.tcp.interface.is_some(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_spread_over_a_tenth_more_or_less() {
+        let age = Duration::from_secs(100);
+        let ages: Vec<_> = (0..1_000).map(|_| around(age)).collect();
+        let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+        assert!(*least >= Duration::from_secs(90) && *most <= Duration::from_secs(110), "{least:?} to {most:?}");
+        // Of so many, chance spares neither half of either tenth.
+        assert!(*least < Duration::from_secs(95) && *most > Duration::from_secs(105), "{least:?} to {most:?}");
+    }
+}

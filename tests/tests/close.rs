@@ -134,6 +134,57 @@ fn a_reset_by_the_target_reaches_a_client_that_does_not_read() -> Result<()> {
     Ok(())
 }
 
+/// What the kernel forwards wakes nobody in the daemon but for its end, and that at once.
+#[test]
+fn who_goes_away_is_missed_at_once_when_the_kernel_forwards() -> Result<()> {
+    const SESSIONS: u32 = 8;
+    let kernel =
+        [("sockmap", "landbridge_datapath_promotions_total", 2.0), ("packet", "landbridge_datapath_joins_total", 1.0)];
+    let net = Net::new(1)?;
+    for (datapath, counter, each) in kernel {
+        // It echoes, goes away at the word, and tells when the session ended for it.
+        let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+            let mut message = [0; 8];
+            loop {
+                match stream.read(&mut message) {
+                    Ok(0) | Err(_) => return Ok(Instant::now()),
+                    Ok(_) if message[0] == b'!' => return Ok(Instant::now()),
+                    Ok(length) => stream.write_all(&message[..length])?,
+                }
+            }
+        })?;
+        let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
+        let mut daemon = Daemon::start(&net.proxy, &config)?;
+        let mut latest = Duration::ZERO;
+        for session in 1..=SESSIONS {
+            let mut client = net.client.connect(daemon.v4())?;
+            for _ in 0..10 {
+                client.expect_echo(b"message")?;
+                // As slowly as tokens come, or it is not promoted.
+                std::thread::sleep(Duration::from_millis(12));
+            }
+            daemon.wait_metric(counter, &[], each * f64::from(session))?;
+            let missed = if session % 2 == 0 {
+                client.write_all(b"!")?;
+                client.read_to_ending()?;
+                Instant::now().saturating_duration_since(target.outcome()?)
+            } else {
+                let gone = Instant::now();
+                match session % 4 {
+                    1 => client.reset()?,
+                    _ => drop(client),
+                }
+                target.outcome()?.saturating_duration_since(gone)
+            };
+            latest = latest.max(missed);
+        }
+        // If only the rounds of every second or two told, one of so many would have had to wait for longer.
+        ensure!(latest < Duration::from_millis(700), "datapath {datapath}: {latest:?}");
+        daemon.stop_at_once()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_half_closed_session_without_bytes_is_reset() -> Result<()> {
     let net = Net::new(1)?;

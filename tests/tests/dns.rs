@@ -140,6 +140,8 @@ fn a_reload_brings_new_names() -> Result<()> {
     let (mut session, name) = scene.session(&daemon)?;
     assert_eq!(name, 'a');
     let both = scene.config(Group::new("onprem").named_target(&format!("other.example:{TRAFFIC}")));
+    // The reload waits for the answer.
+    scene.dns.set_delay(Duration::from_millis(200));
     daemon.reload(&both)?;
     let mut names: Vec<_> = (0..2).map(|_| Ok(scene.session(&daemon)?.1)).collect::<Result<_>>()?;
     names.sort_unstable();
@@ -192,5 +194,55 @@ fn orders_and_the_state_of_the_last_reload_outlast_another_address() -> Result<(
     let label = format!("{NAME}:{TRAFFIC}");
     daemon.wait_metric("landbridge_target_weight", &[("target", &label)], 7.0)?;
     daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
+    daemon.stop_at_once().map(drop)
+}
+
+/// Without clients it is the probes that tell; the answer would be good for an hour.
+#[test]
+fn a_failed_probe_has_the_name_looked_up_afresh() -> Result<()> {
+    let scene = Scene::start()?;
+    scene.dns.set(NAME, &[Ipv4Addr::new(10, 0, 1, 1)]);
+    scene.dns.set_ttl(3_600);
+    let group = Group::new("onprem").health("kind = \"tcp\"").health("interval = \"100ms\"");
+    let config = scene.config(group.health("fast_interval = \"50ms\"")).dns("max_ttl = \"24h\"");
+    let mut daemon = Daemon::start(&scene.net.proxy, &config)?;
+    assert_eq!(daemon.get("/readyz")?.0, 503);
+    scene.dns.set(NAME, &[scene.address(0)?]);
+    eventually("the new address is up", || {
+        ensure!(daemon.get("/readyz")?.0 == 200);
+        Ok(())
+    })?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn an_answer_lasts_no_longer_than_the_configuration_says() -> Result<()> {
+    let scene = Scene::start()?;
+    scene.dns.set(NAME, &[scene.address(0)?]);
+    scene.dns.set_ttl(3_600);
+    let config = scene.config(Group::new("onprem")).dns("max_ttl = \"100ms\"");
+    let mut daemon = Daemon::start(&scene.net.proxy, &config)?;
+    assert_eq!(scene.session(&daemon)?.1, 'a');
+    scene.dns.set(NAME, &[scene.address(1)?]);
+    scene.wait_serving(&daemon, 'b')?;
+    daemon.stop_at_once().map(drop)
+}
+
+/// The answers are good for no time, and every connect fails: it is asked again after the least time all the same.
+#[test]
+fn a_name_is_not_asked_for_more_often_than_the_configuration_says() -> Result<()> {
+    let scene = Scene::start()?;
+    scene.dns.set(NAME, &[Ipv4Addr::new(10, 0, 1, 1)]);
+    let config = Config::new([Group::new("onprem").named_target(&format!("{NAME}:{TRAFFIC}"))]);
+    let config = config.dns(&format!("servers = [\"{}\"]", scene.dns.address())).dns("min_ttl = \"1h\"");
+    let mut daemon = Daemon::start(&scene.net.proxy, &config.dns("max_ttl = \"24h\""))?;
+    // That nothing happens takes time to see: one look-up at the start, one when it begins to follow, and then none.
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = scene.dns.asked();
+    for _ in 0..3 {
+        ensure!(scene.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty());
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(scene.dns.asked(), asked);
     daemon.stop_at_once().map(drop)
 }

@@ -110,11 +110,21 @@ fn readiness_and_refusal_follow_health() -> Result<()> {
 /// A probe that took another way than the traffic would tell of another network.
 #[test]
 fn probes_leave_from_the_address_and_device_of_the_group() -> Result<()> {
-    let net = Net::new(1)?;
+    let net = Net::new(2)?;
     net.proxy.ip("addr add 10.0.1.77/24 dev target0")?;
     let check = Checked::start(&net.targets[0], TRAFFIC)?;
+    let target = net.targets[0].v4(TRAFFIC);
     let group = quick(Group::new("onprem")).tcp("source = \"10.0.1.77\"").tcp("interface = \"target0\"");
-    let mut daemon = Daemon::start(&net.proxy, &Config::new([group.target(net.targets[0].v4(TRAFFIC))]))?;
+    // Its device does not lead there.
+    let astray = quick(Group::new("astray")).tcp("interface = \"target1\"").health("timeout = \"300ms\"");
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group.target(target), astray.target(target)]))?;
+    eventually("a probe is lost", || {
+        let failures = daemon.metrics()?.value("landbridge_probe_failures_total", &[("group", "astray")]);
+        ensure!(failures >= 1.0);
+        Ok(())
+    })?;
+    daemon.wait_metric("landbridge_target_up", &[("group", "onprem")], 1.0)?;
+    assert_eq!(up(&daemon, "astray")?, 0.0);
     assert_eq!(check.asker()?.ip().to_canonical(), std::net::IpAddr::from([10, 0, 1, 77]));
     daemon.stop().map(drop)
 }
@@ -244,5 +254,19 @@ fn a_target_is_asked_again_and_again_and_faster_in_doubt() -> Result<()> {
         ensure!(up(&daemon, "onprem")? == 1.0);
         Ok(())
     })?;
+    daemon.stop().map(drop)
+}
+
+#[test]
+fn the_start_waits_for_the_first_round_and_not_for_its_timeout() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let check = Checked::start(&net.targets[0], CHECK)?;
+    let group = Group::new("onprem").health("port = 9100").health("timeout = \"9s\"").health("interval = \"10s\"");
+    let since = Instant::now();
+    let mut daemon = Daemon::start(&net.proxy, &Config::new([group.target(echo.address())]))?;
+    net.client.connect(daemon.v4())?.expect_echo(b"it serves")?;
+    ensure!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
+    assert_eq!(check.asked(), 1);
     daemon.stop().map(drop)
 }

@@ -158,6 +158,10 @@ fn weights_change_at_once_and_outlast_reloads() -> Result<()> {
     assert_eq!(status(&daemon)?["groups"][0]["targets"][1]["weight"]["origin"], "config");
     assert_eq!(pair.sessions(&daemon, 10)?.1, BTreeMap::from([('a', 8), ('b', 2)]));
 
+    // Its time is up without a reload too.
+    daemon.cli_good(&["set", "weight", "onprem/first", "0", "--for", "300ms"])?;
+    daemon.wait_metric("landbridge_target_weight", &[("target", "first")], 1.0)?;
+
     daemon.cli_good(&["set", "weight", "onprem", "0"])?;
     ensure!(pair.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty(), "a group of weight 0 takes nothing");
     daemon.stop_at_once().map(drop)
@@ -192,6 +196,63 @@ fn one_target_drains_with_a_deadline_and_progress() -> Result<()> {
 }
 
 #[test]
+fn a_group_drains_unless_it_is_active_again_in_time() -> Result<()> {
+    const DRAIN: Duration = Duration::from_secs(2);
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config().runtime("drain_timeout = \"2s\""))?;
+    let (mut streams, shares) = pair.sessions(&daemon, 4)?;
+    assert_eq!(shares, BTreeMap::from([('a', 2), ('b', 2)]));
+    let since = Instant::now();
+    daemon.cli_good(&["set", "state", "onprem", "draining"])?;
+    ensure!(pair.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty());
+    daemon.cli_good(&["set", "state", "onprem", "active"])?;
+    ensure!(since.elapsed() < DRAIN, "{:?}", since.elapsed());
+    streams[0].expect_quiet(DRAIN + Duration::from_millis(500))?;
+    streams[1].expect_quiet(Duration::from_millis(1))?;
+
+    let since = Instant::now();
+    daemon.cli_good(&["set", "state", "onprem", "draining"])?;
+    for stream in &mut streams {
+        stream.expect_ending(Ending::Reset)?;
+    }
+    ensure!(since.elapsed() >= DRAIN, "{:?}", since.elapsed());
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "drained")], 4.0)?;
+    daemon.stop_at_once().map(drop)
+}
+
+/// What the probes and the device say meanwhile changes nothing about it.
+#[test]
+fn a_drained_target_goes_on_draining_when_it_comes_back() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let check = Checked::start(&net.targets[0], 9100)?;
+    let group = Group::new("onprem").with("on_down = \"keep\"").tcp("interface = \"target0\"");
+    let group = group.health("port = 9100").health("interval = \"50ms\"").health("fast_interval = \"20ms\"");
+    let config = Config::new([group.target(echo.address())]).runtime("drain_timeout = \"3s\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let up = |up| daemon.wait_metric("landbridge_target_up", &[], up);
+    for by_probes in [true, false] {
+        let mut session = net.client.connect(daemon.v4())?;
+        session.expect_echo(b"in")?;
+        daemon.cli_good(&["set", "state", "onprem", "draining"])?;
+        if by_probes {
+            check.answer(503);
+            up(0.0)?;
+            check.answer(200);
+        } else {
+            net.targets[0].ip("link set eth0 down")?;
+            up(0.0)?;
+            net.targets[0].ip("link set eth0 up")?;
+        }
+        up(1.0)?;
+        session.expect_ending(Ending::Reset)?;
+        daemon.cli_good(&["set", "state", "onprem", "active"])?;
+    }
+    daemon.wait_ended(2, "drained")?;
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
 fn a_disabled_group_has_no_sessions_and_no_probes() -> Result<()> {
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], TRAFFIC)?;
@@ -205,8 +266,8 @@ fn a_disabled_group_has_no_sessions_and_no_probes() -> Result<()> {
     daemon.wait_ended(1, "drained")?;
     assert_eq!(daemon.get("/readyz")?.0, 503);
     let asked = check.asked();
-    // One probe may have been on its way.
-    net.client.connect(daemon.v4())?.expect_quiet(Duration::from_millis(400)).ok();
+    // That nothing happens takes time to see. One probe may have been on its way.
+    std::thread::sleep(Duration::from_millis(400));
     ensure!(check.asked() <= asked + 1, "it was probed {} times", check.asked() - asked);
     daemon.cli_good(&["set", "state", "onprem", "active"])?;
     net.client.connect(daemon.v4())?.expect_echo(b"in again")?;

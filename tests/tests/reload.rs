@@ -1,6 +1,6 @@
 //! SIGHUP: another configuration takes over, and no client notices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use landbridge_tests::streams::{Streams, TOKEN};
 use landbridge_tests::targets::{Checked, Echo, Scripted, Streaming};
-use landbridge_tests::{Config, Daemon, Ending, Group, LISTENER_PORT, Net, PATIENCE, SocketExt, eventually};
+use landbridge_tests::{
+    Config, Daemon, Ending, Group, LISTENER_PORT, Net, PATIENCE, Process, SocketExt, Tool, eventually,
+};
 
 const TRAFFIC: u16 = 9000;
 const SESSIONS: &str = "landbridge_sessions_total";
@@ -28,6 +30,17 @@ fn shares(net: &Net, daemon: &Daemon, sessions: usize) -> Result<(Vec<TcpStream>
         streams.push(stream);
     }
     Ok((streams, shares))
+}
+
+/// The inodes of the sockets that listen on a port of the proxy.
+fn listening(net: &Net, port: u16) -> Result<BTreeSet<String>> {
+    let mut ss = Tool::Ss.on(&net.proxy)?;
+    ss.args(["-H", "-l", "-t", "-n", "-e", "sport", "=", &format!(":{port}")]);
+    let lines = Process::start("ss", &mut ss)?.succeed(PATIENCE)?;
+    let inodes = lines.split_whitespace().filter(|word| word.starts_with("ino:")).map(str::to_owned);
+    let inodes: BTreeSet<_> = inodes.collect();
+    ensure!(!inodes.is_empty(), "no inode in {lines}");
+    Ok(inodes)
 }
 
 #[test]
@@ -106,11 +119,13 @@ fn addresses_come_and_go_and_their_sessions_stay() -> Result<()> {
     let echo = Echo::start(&net.targets[0], TRAFFIC)?;
     let config = |bind: &[&str]| Config::single(echo.address()).only_bind(bind);
     let mut daemon = Daemon::start(&net.proxy, &config(&["0.0.0.0:8000", "0.0.0.0:8001"]))?;
+    let before = listening(&net, 8000)?;
     let mut old = net.client.connect(net.proxy.v4(8001))?;
     old.expect_echo(b"on an address that will go")?;
     let mut kept = net.client.connect(daemon.v4())?;
     kept.expect_echo(b"on one that stays")?;
     daemon.reload(&config(&["0.0.0.0:8000", "0.0.0.0:8002"]))?;
+    assert_eq!(listening(&net, 8000)?, before, "the sockets are the same");
     eventually("the old address is closed", || {
         let refused = net.client.try_connect(net.proxy.v4(8001)).map_err(|error| error.kind());
         ensure!(matches!(refused, Err(ErrorKind::ConnectionRefused)), "{refused:?}");
@@ -176,6 +191,27 @@ fn health_outlasts_a_reload_and_a_new_target_is_probed_before_it_counts() -> Res
     assert_eq!(shares(&net, &daemon, 4)?.1, BTreeMap::from([('a', 4)]));
     assert_eq!((checks[0].asked(), checks[1].asked()), (2, 2));
     assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("group", "onprem")]), 0.0);
+    daemon.stop_at_once().map(drop)
+}
+
+/// The former configuration serves until the targets of the next one are known.
+#[test]
+fn clients_do_not_wait_for_the_first_probes_of_a_new_group() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let _slow = Scripted::start(&net.targets[0], 9100, |mut stream| {
+        Read::read(&mut stream, &mut [0; 1_024])?;
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?)
+    })?;
+    let config = |name| {
+        let group = Group::new(name).health("port = 9100").health("timeout = \"5s\"").health("interval = \"10s\"");
+        Config::new([group.target(echo.address())])
+    };
+    let mut daemon = Daemon::start(&net.proxy, &config("onprem"))?;
+    daemon.reload(&config("renamed"))?;
+    net.client.connect(daemon.v4())?.expect_echo(b"served by what is known")?;
+    assert_eq!(daemon.metrics()?.value("landbridge_target_up", &[("group", "renamed")]), 1.0);
     daemon.stop_at_once().map(drop)
 }
 

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::streams::Streams;
 use landbridge_tests::targets::{Echo, Streaming};
-use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt, binary, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 const DRAIN: &str = "drain_timeout = \"20s\"";
 
@@ -134,6 +135,35 @@ fn a_process_that_does_not_come_up_changes_nothing() -> Result<()> {
     net.client.connect(daemon.v4())?.expect_echo(b"new sessions too")?;
     drop(session);
     assert_eq!(daemon.get("/readyz")?.0, 200);
+    daemon.stop_at_once().map(drop)
+}
+
+/// The binary is gone, and then it is another program, which ends at once.
+#[test]
+fn what_is_no_landbridge_takes_over_nothing() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let folder = TempDir::new()?;
+    let program = folder.path().join("landbridge");
+    std::fs::copy(binary("landbridge")?, &program)?;
+    let copied = format!("shift; exec {} \"$@\"", program.display());
+    let mut daemon = Daemon::start_by(&["sh", "-c", &copied, "sh"], &net.proxy, &Config::single(echo.address()))?;
+    let mut session = net.client.connect(daemon.v4())?;
+    session.expect_echo(b"before")?;
+    std::fs::remove_file(&program)?;
+    for attempt in 1..=2 {
+        daemon.process().signal(Signal::SIGUSR2)?;
+        eventually("the old process goes on", || {
+            let refused = daemon.process().stderr().matches("no upgrade, this process goes on").count();
+            ensure!(refused == attempt, "{refused} of {attempt}");
+            Ok(())
+        })?;
+        session.expect_echo(b"after")?;
+        net.client.connect(daemon.v4())?.expect_echo(b"new sessions too")?;
+        if attempt == 1 {
+            std::os::unix::fs::symlink("/bin/true", &program)?;
+        }
+    }
     daemon.stop_at_once().map(drop)
 }
 

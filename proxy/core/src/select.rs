@@ -288,12 +288,12 @@ impl Group {
 }
 
 impl Target {
-    /// Whether it may take a session. One that came back a moment ago may not have more sessions for what counts of its
-    /// weight than the targets in `calm` have, which were there all the time, and always one.
+    /// Whether it may take a session. One that came back a moment ago may take none while it has more sessions for what counts
+    /// of its weight than the targets in `calm` have, which were there all the time.
     fn able(&self, calm: Option<(u64, u64)>) -> bool {
         let sessions = u64::from(self.sessions());
         let too_fast = || {
-            calm.filter(|_| self.percent < 100 && sessions > 0)
+            calm.filter(|_| self.percent < 100)
                 .is_some_and(|(others, weights)| sessions * weights > others * u64::from(self.weight()))
         };
         self.weight() > 0 && self.spec.max_sessions.is_none_or(|limit| self.sessions() < limit) && !too_fast()

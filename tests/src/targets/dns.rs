@@ -31,6 +31,7 @@ pub struct DnsServer {
     names: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
     broken: Arc<AtomicBool>,
     ttl: Arc<AtomicU32>,
+    delay: Arc<Mutex<Duration>>,
     asked: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -47,17 +48,20 @@ impl DnsServer {
             names: Arc::default(),
             broken: Arc::default(),
             ttl: Arc::default(),
+            delay: Arc::default(),
             asked: Arc::default(),
             stop: Arc::default(),
             thread: None,
         };
         let (names, broken) = (Arc::clone(&server.names), Arc::clone(&server.broken));
         let (asked, stop, ttl) = (Arc::clone(&server.asked), Arc::clone(&server.stop), Arc::clone(&server.ttl));
+        let delay = Arc::clone(&server.delay);
         server.thread = Some(thread::spawn(move || {
             let mut question = [0; 512];
             while !stop.load(Ordering::Relaxed) {
                 let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
                 asked.fetch_add(1, Ordering::SeqCst);
+                thread::sleep(*delay.lock().unwrap_or_else(PoisonError::into_inner));
                 let names = names.lock().unwrap_or_else(PoisonError::into_inner);
                 let known = |name: &str| names.get(name).cloned();
                 if let Some(answer) =
@@ -89,6 +93,11 @@ impl DnsServer {
     /// From now on answers are good for so many seconds.
     pub fn set_ttl(&self, seconds: u32) {
         self.ttl.store(seconds, Ordering::SeqCst);
+    }
+
+    /// From now on each answer takes so long, one after the other.
+    pub fn set_delay(&self, delay: Duration) {
+        *self.delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
     }
 
     /// How many questions came.

@@ -1,3 +1,4 @@
+use std::vec;
 use std::vec::Vec;
 
 use proptest::prelude::*;
@@ -53,6 +54,7 @@ fn a_group_that_comes_back_is_held_and_its_target_ramps_up() {
     assert_eq!(group.probed(0, false, secs(1)), [Change::Health(0, Health::Down), Change::Group(Standing::Unable)]);
     assert_eq!(group.probed(0, true, secs(5)), [Change::Health(0, Health::Up), Change::Group(Standing::Held)]);
     assert_eq!(group.percent(0, secs(5)), 10);
+    assert_eq!(group.deadline(secs(5)), Some(secs(6)), "the next step of twenty");
     assert_eq!(group.tick(secs(14)), []);
     assert_eq!(group.tick(secs(15)), [Change::Group(Standing::Able)]);
     assert_eq!(group.percent(0, secs(15)), 55);
@@ -133,9 +135,21 @@ fn admin_states_are_apart_from_health() {
     assert_eq!(group.health(0), Health::Up);
     group.set_admin(AdminState::Active, secs(2));
     // It was the operator's wish: nothing came back from being down.
-    assert_eq!(percents(&group, secs(2)), [100, 100]);
+    assert_eq!((percents(&group, secs(2)), group.standing()), (vec![100, 100], Standing::Able));
     group.set_target_admin(0, AdminState::Disabled, secs(3));
     assert_eq!(percents(&group, secs(3)), [0, 100]);
+    group.set_target_admin(1, AdminState::Disabled, secs(4));
+    assert_eq!(group.standing(), Standing::Unable);
+    group.set_target_admin(1, AdminState::Active, secs(5));
+    assert_eq!((percents(&group, secs(5)), group.standing()), (vec![0, 100], Standing::Able));
+}
+
+#[test]
+fn nobody_waits_for_the_verdict_on_a_target_that_is_not_probed() {
+    let mut group = group(RULES, 2);
+    group.set_target_admin(1, AdminState::Disabled, secs(0));
+    group.probed(0, true, secs(1));
+    assert!(group.is_decided());
 }
 
 #[test]
@@ -164,6 +178,45 @@ fn a_new_configuration_inherits_by_target() {
     assert_eq!([new.health(0), new.health(1), new.health(2)], [Health::Down, Health::Unknown, Health::Up]);
     assert_eq!(new.standing(), Standing::Able);
     assert_eq!(percents(&new, secs(1)), [0, 0, 100]);
+}
+
+#[test]
+fn a_new_configuration_shortens_neither_hold_nor_slow_start() {
+    let mut old = group(RULES, 1);
+    old.probed(0, true, secs(0));
+    old.probed(0, false, secs(1));
+    old.probed(0, true, secs(5));
+    let mut new = group(RULES, 1);
+    new.inherit(&old, Some, secs(13));
+    assert_eq!((new.standing(), percents(&new, secs(13))), (Standing::Held, vec![46]));
+    assert_eq!(new.tick(secs(14)), []);
+    assert_eq!(new.tick(secs(15)), [Change::Group(Standing::Able)]);
+}
+
+#[test]
+fn a_new_configuration_knows_what_is_wrong_with_the_way() {
+    let mut old = good(BEHIND_ONE_DEVICE, 3);
+    old.set_link(false, secs(1));
+    let mut new = group(BEHIND_ONE_DEVICE, 3);
+    new.inherit(&old, Some, secs(2));
+    assert_eq!(new.standing(), Standing::Unable);
+    assert_eq!(new.set_link(true, secs(3)), [Change::Link(true), Change::Group(Standing::Held)]);
+
+    // The first failure was before it, the second comes after it.
+    let mut old = good(BEHIND_ONE_DEVICE, 3);
+    old.probed(0, false, secs(10));
+    let mut new = group(BEHIND_ONE_DEVICE, 3);
+    new.inherit(&old, Some, secs(11));
+    assert!(new.probed(1, false, secs(12)).contains(&Change::Outage(true)));
+
+    let inherits = |rules| {
+        let mut next = group(rules, 3);
+        next.inherit(&new, Some, secs(13));
+        next.standing()
+    };
+    assert_eq!(inherits(BEHIND_ONE_DEVICE), Standing::Unable);
+    // The third target has not failed itself.
+    assert_eq!(inherits(GroupRules { one_way: false, ..BEHIND_ONE_DEVICE }), Standing::Held);
 }
 
 proptest! {
@@ -270,6 +323,12 @@ fn failures_that_are_no_majority_or_far_apart_or_on_separate_ways_are_the_target
     apart.probed(1, false, secs(100));
     assert_eq!(apart.standing(), Standing::Able);
 
+    let slow = ProbeRules { interval: Duration::from_mins(1), ..RULES.probes.unwrap() };
+    let mut slowly_probed = good(GroupRules { probes: Some(slow), ..BEHIND_ONE_DEVICE }, 3);
+    slowly_probed.probed(0, false, secs(10));
+    slowly_probed.probed(1, false, secs(100));
+    assert_eq!(slowly_probed.standing(), Standing::Unable, "it could not be found out sooner");
+
     let mut separate = good(GroupRules { one_way: false, ..BEHIND_ONE_DEVICE }, 3);
     separate.probed(0, false, secs(10));
     separate.probed(1, false, secs(10));
@@ -289,15 +348,17 @@ fn targets_that_were_never_good_have_not_failed_together() {
 
 #[test]
 fn without_probes_an_outage_ends_by_its_time_and_comes_back_with_the_next_failures() {
-    let mut group = group(GroupRules { probes: None, ..BEHIND_ONE_DEVICE }, 3);
+    let mut group = group(GroupRules { probes: None, slow_start: Duration::ZERO, ..BEHIND_ONE_DEVICE }, 3);
     fail(&mut group, 0, secs(10));
-    fail(&mut group, 1, secs(10));
-    assert_eq!((group.standing(), group.deadline(secs(10))), (Standing::Unable, Some(secs(20))));
+    fail(&mut group, 1, secs(12));
+    assert_eq!((group.standing(), group.deadline(secs(12))), (Standing::Unable, Some(secs(20))));
     group.tick(secs(20));
+    assert_eq!((group.standing(), group.deadline(secs(20))), (Standing::Unable, Some(secs(22))));
+    group.tick(secs(22));
     assert_eq!(group.standing(), Standing::Held);
-    group.tick(secs(30));
+    group.tick(secs(32));
     assert_eq!(group.standing(), Standing::Able);
-    group.failed(0, secs(31));
-    group.failed(1, secs(31));
+    group.failed(0, secs(33));
+    group.failed(1, secs(33));
     assert_eq!(group.standing(), Standing::Unable);
 }

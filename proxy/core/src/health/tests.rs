@@ -65,6 +65,8 @@ fn between_up_and_down_probes_come_faster() {
     near(monitor.next_probe(secs(0)).unwrap(), PROBES.fast_interval);
     monitor.probed(true);
     near(monitor.next_probe(secs(0)).unwrap(), PROBES.interval);
+    (0..3).for_each(|_| monitor.failed(secs(0), true));
+    near(monitor.next_probe(secs(0)).unwrap(), PROBES.fast_interval);
     assert_eq!(Monitor::new(None, EJECT, 1).next_probe(secs(0)), None);
 }
 
@@ -76,8 +78,8 @@ fn jitter_depends_on_the_seed_alone_and_spreads() {
     };
     assert_eq!(times(1), times(1));
     assert_ne!(times(1), times(2));
-    let first = times(1);
-    assert!(first.iter().any(|time| *time != first[0]), "{first:?}");
+    let (least, most) = (times(1).into_iter().min().unwrap(), times(1).into_iter().max().unwrap());
+    assert!(most - least > PROBES.fast_interval / 10, "{least:?} to {most:?}");
 }
 
 #[test]
@@ -142,6 +144,31 @@ fn good_probes_bring_an_ejected_target_back_early() {
     assert!(!monitor.is_healthy(), "two good probes in a row are asked for");
     monitor.probed(true);
     assert!(monitor.is_healthy());
+}
+
+#[test]
+fn a_verdict_of_the_probes_ends_what_traffic_has_said() {
+    let mut monitor = probed();
+    monitor.probed(true);
+    (0..3).for_each(|_| monitor.failed(secs(0), true));
+    (0..3).for_each(|_| monitor.probed(false));
+    assert_eq!((monitor.health(), monitor.is_ejected(), monitor.deadline()), (Health::Down, false, None));
+    (0..2).for_each(|_| monitor.failed(secs(1), true));
+    (0..2).for_each(|_| monitor.probed(true));
+    monitor.failed(secs(2), true);
+    assert!(monitor.is_healthy(), "one failure since it came up");
+}
+
+#[test]
+fn without_a_number_of_failures_nothing_is_ejected() {
+    let never = EjectRules { after: 0, ..EJECT };
+    let mut monitor = Monitor::new(None, never, 1);
+    (0..10).for_each(|_| monitor.failed(secs(0), true));
+    assert!(monitor.is_healthy() && !monitor.is_failing());
+    let mut monitor = Monitor::new(None, EJECT, 1);
+    (0..3).for_each(|_| monitor.failed(secs(0), true));
+    assert!(!monitor.is_healthy());
+    assert!(monitor.with_rules(None, never).is_healthy());
 }
 
 #[test]

@@ -108,6 +108,36 @@ fn health_outlasts_a_configuration() {
     assert_eq!(chosen(&mut new), Some(id(1, 1)));
 }
 
+#[test]
+fn targets_are_not_probed_in_step() {
+    let mut pool = pool(vec![spec(0, 1, 2), spec(1, 1, 1)]);
+    let mut due: Vec<_> = [id(0, 0), id(0, 1), id(1, 0)].map(|id| pool.next_probe(id, secs(0))).into();
+    due.sort_unstable();
+    due.dedup();
+    assert_eq!(due.len(), 3, "{due:?}");
+}
+
+#[test]
+fn a_target_without_an_address_is_not_chosen() {
+    let unprobed = GroupRules { probes: None, ..RULES };
+    let mut pool = Pool::new(vec![(spec(0, 1, 1), unprobed), (spec(1, 1, 1), unprobed)], vec![vec![0, 1]], 7);
+    pool.set_absent(id(0, 0));
+    assert_eq!(chosen(&mut pool), Some(id(1, 0)));
+}
+
+#[test]
+fn what_is_due_first_is_due() {
+    let mut pool = pool(vec![spec(0, 1, 1), spec(1, 1, 1)]);
+    for (target, back) in [(id(0, 0), 5), (id(1, 0), 3)] {
+        pool.probed(target, true, secs(0));
+        pool.probed(target, false, secs(1));
+        pool.probed(target, true, secs(back));
+    }
+    assert_eq!(pool.deadline(secs(5)), Some(secs(13)));
+    pool.tick(secs(13));
+    assert_eq!(pool.deadline(secs(13)), Some(secs(15)));
+}
+
 proptest! {
     /// After any history a choice falls on a target that is up, in the lowest tier whose group may serve, and there is
     /// one exactly when some target is up.

@@ -261,6 +261,36 @@ fn a_target_that_came_back_is_not_filled_faster_than_its_share() {
     }
 }
 
+/// Its sessions last, those of the calm target are short: by its share of turns alone it would have more and more.
+#[test]
+fn a_target_that_came_back_has_no_more_sessions_at_once_than_its_share() {
+    let mut selector = one_listener(vec![group(0, 1, Balance::WeightedRoundRobin, &[1, 1, 1])]);
+    // What the third kept through its failure is no measure for the second.
+    (0..2).for_each(|other| selector.set_percent(id(0, other), 0));
+    count(&mut selector, 10);
+    for (target, percent) in [(0, 100), (1, 50), (2, 50)] {
+        selector.set_percent(id(0, target), percent);
+    }
+    for _ in 0..60 {
+        selector.select(0, CLIENT, &[]).unwrap();
+        if selector.sessions(id(0, 0)) > 4 {
+            release(&selector, id(0, 0));
+        }
+    }
+    assert_eq!([0, 1, 2].map(|target| selector.sessions(id(0, target))), [4, 3, 10]);
+}
+
+#[test]
+fn a_target_that_came_back_may_have_one_session_in_any_case() {
+    let mut selector = one_listener(vec![group(0, 1, Balance::WeightedRoundRobin, &[1, 1])]);
+    selector.set_percent(id(0, 1), 25);
+    for expected in [0, 0, 1, 0, 0] {
+        let chosen = selector.select(0, CLIENT, &[]).unwrap();
+        assert_eq!(chosen.target, expected);
+        release(&selector, chosen);
+    }
+}
+
 #[test]
 fn a_listener_is_full_when_only_limits_stand_in_the_way() {
     let mut spec = group(0, 1, Balance::WeightedRoundRobin, &[1, 1]);
@@ -275,6 +305,12 @@ fn a_listener_is_full_when_only_limits_stand_in_the_way() {
     selector.set_standing(0, Standing::Able);
     selector.set_percent(id(0, 1), 100);
     assert!(!selector.is_full(0), "the other target has no limit");
+    selector.set_percent(id(0, 1), 0);
+    selector.set_weight(id(0, 0), 0);
+    assert!(!selector.is_full(0), "it would take none with room either");
+    selector.set_weight(id(0, 0), 1);
+    selector.set_group_weight(0, 0);
+    assert!(!selector.is_full(0), "nor would its group");
 }
 
 #[test]
