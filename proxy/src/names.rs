@@ -113,7 +113,12 @@ impl Names {
         self.known().retain(|host, _| hosts.contains(host));
         let Some(resolver) = (!hosts.is_empty()).then(|| self.resolver(config)).flatten() else { return tasks };
         for host in hosts {
-            tasks.spawn(follow(Arc::clone(self), host, resolver.clone(), config.dns.clone()));
+            let (resolver, asked) = (resolver.clone(), host.clone());
+            let look_up = move || {
+                let (resolver, host) = (resolver.clone(), asked.clone());
+                async move { look_up(&resolver, &host).await }
+            };
+            tasks.spawn(follow(Arc::clone(self), host, look_up, config.dns.clone()));
         }
         tasks
     }
@@ -184,10 +189,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn follow(names: Arc<Names>, host: String, resolver: TokioResolver, dns: Dns) {
+/// Looks `host` up for ever: when its answer is too old, or earlier in doubt.
+async fn follow<F>(names: Arc<Names>, host: String, look_up: impl Fn() -> F, dns: Dns)
+where
+    F: Future<Output = Result<Answer, NetError>>,
+{
     let name = names.name(&host);
     loop {
-        let answer = look_up(&resolver, &host).await;
+        let answer = look_up().await;
         if name.note(&host, &answer, name.bad.swap(false, Ordering::Relaxed)) {
             names.changed.notify_one();
         }
@@ -257,6 +266,8 @@ fn server(address: &SocketAddr) -> NameServerConfig {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{Instant, sleep_until};
+
     use super::*;
 
     fn ips(last: &[u8]) -> Vec<IpAddr> {
@@ -280,6 +291,47 @@ mod tests {
         assert_eq!(chosen(&[1, 2, 3], Some(2), true), ips(&[3])[0]);
         assert_eq!(chosen(&[1, 2, 3], Some(3), true), ips(&[1])[0]);
         assert_eq!(chosen(&[2], Some(2), true), ips(&[2])[0]);
+    }
+
+    /// How long after each other a name is looked up whose answers hold for `ttl` seconds, or that has none; with doubts of it
+    /// so many milliseconds after the first look-up. Times are rounded to seconds.
+    async fn gaps(ttl: Option<u64>, doubts: &[u64]) -> Vec<u64> {
+        let names = Arc::new(Names::default());
+        let dns = Dns { servers: Vec::new(), min_ttl: Duration::from_secs(5), max_ttl: Duration::from_secs(300) };
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let look_up = {
+            let asked = Arc::clone(&asked);
+            move || {
+                lock(&asked).push(Instant::now());
+                let answer =
+                    ttl.map(|ttl| Answer { addresses: ips(&[1]), until: StdInstant::now() + Duration::from_secs(ttl) });
+                async move { answer.ok_or_else(|| NetError::from("broken")) }
+            }
+        };
+        let following = tokio::spawn(follow(Arc::clone(&names), "gpu.example".to_owned(), look_up, dns));
+        let begun = Instant::now();
+        for after in doubts {
+            sleep_until(begun + Duration::from_millis(*after)).await;
+            names.doubt("gpu.example", false);
+        }
+        sleep_until(begun + Duration::from_secs(1_000)).await;
+        following.abort();
+        let asked = lock(&asked);
+        asked.windows(2).take(3).map(|pair| (pair[1] - pair[0]).as_secs_f64().round() as u64).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_looked_up_when_its_answer_is_too_old() {
+        for (ttl, expected) in [(Some(60), 60), (Some(0), 5), (Some(100_000), 300), (None, 5)] {
+            assert_eq!(gaps(ttl, &[]).await, [expected; 3], "an answer for {ttl:?} seconds");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubt_is_followed_as_soon_as_the_answer_is_old_enough() {
+        assert_eq!(gaps(Some(300), &[20_000]).await, [20, 300, 300]);
+        assert_eq!(gaps(Some(300), &[1_000]).await, [5, 300, 300], "the answer is hardly older than the doubt");
+        assert_eq!(gaps(Some(300), &[20_000, 21_000, 22_000]).await, [20, 5, 300], "of several doubts");
     }
 
     #[test]

@@ -391,7 +391,68 @@ fn group_rules(group: &Group) -> GroupRules {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
+
+    const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4711);
+
+    /// A target for one session, with a line for the others.
+    fn one_place() -> Shared {
+        let config = Config::parse(
+            r#"
+                [[listener]]
+                name = "in"
+                bind = ["127.0.0.1:8000"]
+                groups = ["g"]
+                queue_timeout = "3s"
+                [[group]]
+                name = "g"
+                [[group.target]]
+                address = "127.0.0.1:1"
+                max_connections = 1
+            "#,
+        );
+        Shared::new(config.unwrap(), 1, Arc::default())
+    }
+
+    /// Asks once. What it wants is not told: it is asked again when it may have it.
+    fn poll<F: Future>(of: &mut Pin<Box<F>>) -> Poll<F::Output> {
+        of.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_waits_for_a_place_as_long_as_the_listener_says() {
+        let shared = one_place();
+        let taken = shared.select_in_turn(0, CLIENT, &[]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(shared.select_in_turn(0, CLIENT, &[]).await.err(), Some(SessionEnd::QueueTimeout));
+        assert_eq!(begun.elapsed(), Duration::from_secs(3));
+
+        let begun = Instant::now();
+        let leave = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            drop(taken);
+        };
+        let (waited, ()) = tokio::join!(shared.select_in_turn(0, CLIENT, &[]), leave);
+        assert_eq!((waited.is_ok(), begun.elapsed()), (true, Duration::from_secs(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_others_wait_goes_behind_them() {
+        let shared = one_place();
+        let taken = shared.select_in_turn(0, CLIENT, &[]).await.unwrap();
+        let mut first = Box::pin(shared.select_in_turn(0, CLIENT, &[]));
+        assert!(poll(&mut first).is_pending());
+        drop(taken);
+        let mut second = Box::pin(shared.select_in_turn(0, CLIENT, &[]));
+        assert!(poll(&mut second).is_pending(), "the place is the first one's");
+        let Poll::Ready(Ok(taken)) = poll(&mut first) else { panic!("the first one has no place") };
+        assert!(poll(&mut second).is_pending());
+        drop((first, taken));
+        assert!(matches!(poll(&mut second), Poll::Ready(Ok(_))));
+    }
 
     #[test]
     fn ages_are_spread_over_a_tenth_more_or_less() {

@@ -268,3 +268,32 @@ impl Shared {
         state.set_ending(tokio::spawn(ending), limit);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_start_waits_for_the_last_first_verdict_and_no_longer_than_a_probe_may_take() {
+        let target = |port| format!("[[group.target]]\naddress = \"127.0.0.1:{port}\"\n");
+        let text = format!(
+            "[[listener]]\nname = \"in\"\nbind = [\"127.0.0.1:8000\"]\ngroups = [\"g\"]\n[[group]]\nname = \"g\"\n\
+             health = {{ kind = \"tcp\", timeout = \"700ms\" }}\n{}{}",
+            target(1),
+            target(2)
+        );
+        for (verdicts, expected) in [(0, 700), (1, 700), (2, 200)] {
+            let shared = Shared::new(Config::parse(&text).unwrap(), 1, Arc::default());
+            let begun = Instant::now();
+            let probes = async {
+                for target in 0..verdicts {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    shared.probed(TargetId { group: 0, target }, &Ok(()), Duration::ZERO);
+                }
+            };
+            tokio::join!(first_verdicts(&shared), probes);
+            assert_eq!(begun.elapsed(), Duration::from_millis(expected), "{verdicts} verdicts");
+        }
+    }
+}
