@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use landbridge_tests::{Config, Group, Net, binary};
+use landbridge_tests::{Config, Daemon, Group, Net, binary};
 use serde_json::Value;
 
 #[test]
@@ -34,5 +34,20 @@ fn doctor_says_for_each_target_whether_sessions_can_be_joined() -> Result<()> {
         let found = about(place);
         ensure!(found.len() == 1 && !found[0].0 && found[0].1.contains(why), "{place}: {found:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn doctor_judges_by_the_limits_of_the_daemon_that_runs() -> Result<()> {
+    const LIMIT: u64 = 5_000;
+    let net = Net::new(1)?;
+    let daemon = Daemon::start(&net.proxy, &Config::single(net.targets[0].v4(9000)))?;
+    daemon.limit_descriptors(LIMIT)?;
+    let file = daemon.config().to_str().context("the path is no text")?;
+    let report: Value = serde_json::from_str(&daemon.cli(&["doctor", "--json", "--config", file])?.stdout)?;
+    let checks = report["checks"].as_array().context("checks")?;
+    let check = checks.iter().find(|check| check["name"] == "open files").context("open files")?;
+    let detail = check["detail"].as_str().context("detail")?;
+    ensure!(detail.starts_with(&format!("{LIMIT} for the daemon;")), "{detail}");
     Ok(())
 }

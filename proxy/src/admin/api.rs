@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Status {
     /// Of the daemon.
     pub(crate) version: String,
+    /// The daemon's process, as its own PID namespace numbers it.
+    pub(crate) process: u32,
     /// Counts reloads from 0.
     pub(crate) generation: u64,
     /// `serving`, `leaving`, `draining` or `ending`.

@@ -21,6 +21,7 @@ pub(crate) fn status(running: &Running, phase: Phase) -> Status {
     };
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        process: std::process::id(),
         generation: shared.generation,
         phase: phase.to_owned(),
         last_reload_good: running.last_reload().0,

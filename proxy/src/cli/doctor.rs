@@ -10,13 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caps::{CapSet, Capability as Right};
-
 use serde::Serialize;
 
 use self::check::Check;
 use self::host::Host;
 use super::{Exit, client};
+use crate::admin::api::Status;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
 use crate::fastpath::packet::{Hook, PacketPath};
 use crate::fastpath::version::{GOOD, Version};
@@ -24,8 +23,8 @@ use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
 ///
-/// With a configuration it also says whether this machine can carry that; a daemon on `socket` tells whether its targets close
-/// idle connections before a balancer that does so after `balancer`. The exit code says whether something would break.
+/// With a configuration it also says whether this machine can carry that, by the limits of the daemon on `socket` or, without
+/// one, by its own. The daemon tells whether its targets close idle connections before a balancer that does so after `balancer`. The exit code says whether something would break.
 /// A missing fast path does not: the daemon then works in user space.
 ///
 /// # Errors
@@ -38,12 +37,13 @@ pub(super) fn doctor(config: Option<&Path>, (socket, balancer): (&Path, Duration
     let packet = PacketPath::examine();
     let devices = packet.as_ref().ok().cloned();
     let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), packet);
+    let status = client::get::<Status>(socket, "/status");
     if let Some(config) = config {
-        let exempt = caps::has_cap(None, CapSet::Effective, Right::CAP_SYS_RESOURCE).unwrap_or(false);
-        report.checks.extend(Host::observe(exempt).checks(&config));
+        let daemon = status.as_ref().ok().map(|status| status.process);
+        report.checks.extend(Host::observe(daemon).checks(&config));
         report.checks.extend(devices.iter().flat_map(|devices| joins::checks(&config, devices)));
     }
-    report.checks.extend(idle::checks(&client::get(socket, "/status"), balancer));
+    report.checks.extend(idle::checks(&status, balancer));
     let exit = if report.checks.iter().any(|check| check.breaks) { Exit::Failed } else { Exit::Good };
     let mut out = io::stdout().lock();
     if json {

@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::Path;
 
+use caps::Capability;
 use landbridge_core::join::headers;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-use nix::sys::resource::{Resource, getrlimit};
 
 use super::check::Check;
 use crate::config::{Config, Group, Target};
@@ -29,6 +29,8 @@ const PAGES_PER_PIPE: u64 = 256;
 pub(super) struct Host {
     /// The hard limit of open files, which the daemon raises its own to.
     files: Option<u64>,
+    /// Whose limits these are.
+    whose: &'static str,
     /// `net.ipv4.ip_local_port_range`, for both families.
     ports: Option<(u64, u64)>,
     /// `net.core.somaxconn`
@@ -38,11 +40,17 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Looks. `exempt`: the process holds CAP_SYS_RESOURCE.
-    pub(super) fn observe(exempt: bool) -> Self {
+    /// Looks. The limits are those of the process `daemon`, and this process's own if there is none, as where it has another PID
+    /// namespace.
+    pub(super) fn observe(daemon: Option<u32>) -> Self {
         let ports = numbers("net/ipv4/ip_local_port_range");
+        let daemons = daemon.map(|id| format!("/proc/{id}")).filter(|process| is_landbridge(process));
+        let whose = if daemons.is_some() { "for the daemon" } else { "for this process" };
+        let process = daemons.unwrap_or_else(|| "/proc/self".to_owned());
+        let exempt = is_exempt(&process);
         Self {
-            files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard),
+            files: open_files(&process),
+            whose,
             ports: ports.as_deref().and_then(|range| Some((*range.first()?, *range.get(1)?))),
             waiting: numbers("net/core/somaxconn").and_then(|of| of.first().copied()),
             pipe_pages: if exempt {
@@ -57,7 +65,7 @@ impl Host {
     pub(super) fn checks(&self, config: &Config) -> Vec<Check> {
         let sessions: u64 = config.listeners.iter().map(|listener| u64::from(listener.max_connections)).sum();
         let mut checks = Vec::new();
-        checks.extend(self.files.map(|limit| files(limit, sessions)));
+        checks.extend(self.files.map(|limit| files((limit, self.whose), sessions)));
         checks.extend(self.ports.iter().flat_map(|range| ports(*range, config)));
         checks.extend(self.waiting.map(waiting));
         checks.extend(self.pipe_pages.map(|pages| pipes(pages, sessions)));
@@ -68,16 +76,40 @@ impl Host {
     }
 }
 
+/// Whether the process runs this program, perhaps another build of it.
+fn is_landbridge(process: &str) -> bool {
+    let name = fs::read_to_string(format!("{process}/comm"));
+    name.is_ok_and(|name| name.trim_end() == env!("CARGO_PKG_NAME"))
+}
+
+/// The hard limit of open files of a process.
+fn open_files(process: &str) -> Option<u64> {
+    let limits = fs::read_to_string(format!("{process}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().nth(1)? {
+        "unlimited" => Some(u64::MAX),
+        limit => limit.parse().ok(),
+    }
+}
+
+/// Whether a process has CAP_SYS_RESOURCE, to which the limit of pipes does not apply.
+fn is_exempt(process: &str) -> bool {
+    let status = fs::read_to_string(format!("{process}/status")).unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let held = held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok()).unwrap_or(0);
+    held & Capability::CAP_SYS_RESOURCE.bitmask() != 0
+}
+
 /// The numbers of a kernel parameter.
 fn numbers(path: &str) -> Option<Vec<u64>> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?;
     text.split_whitespace().map(|word| word.parse().ok()).collect()
 }
 
-fn files(limit: u64, sessions: u64) -> Check {
+fn files((limit, whose): (u64, &str), sessions: u64) -> Check {
     const NAME: &str = "open files";
     let needed = sessions * FILES_PER_SESSION + FILES_BESIDE;
-    let detail = format!("{limit}; {sessions} sessions (max_connections of all listeners) take up to {needed}");
+    let detail = format!("{limit} {whose}; {sessions} sessions (max_connections of all listeners) take up to {needed}");
     match limit >= needed {
         true => Check::good(NAME, detail),
         false => Check::breaks(NAME, detail, format!("LimitNOFILE={needed} in the unit, or `ulimit -Hn {needed}`")),
@@ -198,6 +230,9 @@ pub(super) fn device_towards(group: &Group, target: &Target) -> Option<Device> {
 
 #[cfg(test)]
 mod tests {
+    use caps::{CapSet, has_cap};
+    use nix::sys::resource::{Resource, getrlimit};
+
     use super::*;
 
     fn config(max_connections: u32, target: &str) -> Config {
@@ -214,8 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn the_limits_of_a_process_are_those_that_the_kernel_tells_it() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(open_files("/proc/self"), Some(hard));
+        assert_eq!(is_exempt("/proc/self"), has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap());
+        assert_eq!(open_files("/proc/nobody"), None);
+        assert!(!is_exempt("/proc/nobody") && !is_landbridge("/proc/self"));
+    }
+
+    #[test]
     fn a_machine_that_is_too_small_is_told_what_to_change() {
-        let roomy = Host { files: Some(1 << 20), ports: Some((1024, 65535)), waiting: Some(4096), pipe_pages: Some(0) };
+        let roomy = Host {
+            files: Some(1 << 20),
+            whose: "for the daemon",
+            ports: Some((1024, 65535)),
+            waiting: Some(4096),
+            pipe_pages: Some(0),
+        };
         assert_eq!(broken(roomy, &config(20_000, "")), []);
 
         let files = broken(Host { files: Some(1024), ..roomy }, &config(1_000, ""));

@@ -290,6 +290,7 @@ pub(in crate::cli) mod tests {
         let share = |group: &str, share| Share { group: group.to_owned(), share };
         Status {
             version: "1.2.3".to_owned(),
+            process: 1,
             generation: 0,
             phase: "serving".to_owned(),
             last_reload_good: true,
