@@ -5,6 +5,7 @@ mod blocks;
 pub mod cli;
 pub mod config;
 mod devices;
+mod doorbell;
 pub mod fastpath;
 mod handover;
 mod histogram;

@@ -1,14 +1,13 @@
 //! The devices that the programs are attached to: every one that is up, but loopback.
 //!
-//! Devices come and go, as a VPN's does when it reconnects. A netlink socket tells that something changed, whatever it
-//! was; what there is now is then read anew, which is simpler than to follow what the messages say.
+//! Devices come and go, as a VPN's does when it reconnects. The kernel tells that something changed; what there is now is then
+//! read anew.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
 use aya::Ebpf;
@@ -16,17 +15,14 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, Program, SchedClassifier};
 use aya::util::KernelVersion;
-use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::net::if_::{InterfaceFlags, if_nameindex, if_nametoindex};
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tracing::{debug, info, warn};
 
 use super::PacketPath;
 use super::pins::Pins;
+use crate::doorbell::Doorbell;
 use crate::fastpath::unavailable::LoadError;
 
 /// The program for devices whose packets begin with a hardware address, and the one for those whose do not.
@@ -107,24 +103,11 @@ impl PacketPath {
     /// # Errors
     /// The kernel does not tell about changes.
     pub async fn follow_devices(self: Arc<Self>) -> io::Result<()> {
-        // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
-        let changes = unsafe { AsyncFd::register_with_interest(doorbell()?, Interest::READABLE) }?;
-        // Something may have changed between the start and the socket.
-        self.attach_devices();
-        let mut buffer = vec![0; 16 << 10];
+        let changes = Doorbell::new(GROUPS)?;
         loop {
-            let mut ready = changes.readable().await?;
-            loop {
-                match recv(changes.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                    Ok(_) => {}
-                    // More happened than the socket could hold: what it was does not matter.
-                    Err(Errno::ENOBUFS) => {}
-                    Err(Errno::EAGAIN) => break,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            ready.clear_ready();
+            // First as well: something may have changed between the start and the doorbell.
             self.attach_devices();
+            changes.rung().await?;
         }
     }
 
@@ -207,14 +190,6 @@ pub(super) fn names() -> io::Result<Vec<String>> {
     let mut names: Vec<String> = present()?.devices.into_values().map(|(name, _)| name).collect();
     names.sort();
     Ok(names)
-}
-
-/// A socket that becomes readable when links or addresses change.
-fn doorbell() -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let bell = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-    bind(bell.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
-    Ok(bell)
 }
 
 fn present() -> io::Result<Present> {

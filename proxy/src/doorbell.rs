@@ -1,0 +1,39 @@
+//! The kernel's word, over netlink, that links, addresses or routes have changed. What has changed is looked up by whoever
+//! hears it, which is simpler than to follow what the messages say, and misses nothing.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Rings whenever something has changed.
+pub(crate) struct Doorbell(AsyncFd<OwnedFd>);
+
+impl Doorbell {
+    /// Rings for the groups `RTMGRP_*` (linux/rtnetlink.h) from now on. Needs a tokio runtime with I/O.
+    pub(crate) fn new(groups: u32) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let bell = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        bind(bell.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?))
+    }
+
+    /// Waits until it has rung since the last time. Cancelling loses nothing.
+    pub(crate) async fn rung(&self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        loop {
+            match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+                // The rest of a message is cut. ENOBUFS: more happened than the socket could hold.
+                Ok(_) | Err(Errno::ENOBUFS) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        ready.clear_ready();
+        Ok(())
+    }
+}
