@@ -80,8 +80,19 @@ eventually other
 systemctl is-active landbridge.service
 [[ $(show NRestarts) == 0 ]] || fail "it was restarted"
 
-step "stop, and start by a connection"
-systemctl stop landbridge.service
+step "stop after the upgrade: the sessions that are there may finish; and start by a connection"
+exec 4<> /dev/tcp/127.0.0.1/8000
+echo "before the stop" >&4
+read -r -t 10 heard <&4
+systemctl stop --no-block landbridge.service
+draining() { [[ $(show StatusText) == draining* ]]; }
+eventually draining
+echo "during the drain" >&4
+read -r -t 10 heard <&4
+[[ $heard == "during the drain" ]] || fail "the session was cut"
+exec 4>&-
+stopped() { [[ $(show ActiveState) == inactive || $(show ActiveState) == failed ]]; }
+eventually stopped
 [[ $(show Result) == success ]] || fail "the stop: $(show Result)"
 systemctl start landbridge.socket
 echoed "to the socket of systemd"
