@@ -121,11 +121,6 @@ impl Daemon {
         Process::start("landbridge", &mut command)?.finish(PATIENCE)
     }
 
-    /// The file of its configuration.
-    pub fn config(&self) -> &Path {
-        self.config.path()
-    }
-
     /// Runs a verb of the command line that asks no daemon, on its host.
     pub fn cli_alone(&self, arguments: &[&str]) -> Result<Finished> {
         let mut command = self.host.command(binary("landbridge")?);

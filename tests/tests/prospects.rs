@@ -43,7 +43,7 @@ fn doctor_judges_by_the_limits_of_the_daemon_that_runs() -> Result<()> {
     let net = Net::new(1)?;
     let daemon = Daemon::start(&net.proxy, &Config::single(net.targets[0].v4(9000)))?;
     daemon.limit_descriptors(LIMIT)?;
-    let file = daemon.config().to_str().context("the path is no text")?;
+    let file = daemon.file().to_str().context("the path is no text")?;
     let report: Value = serde_json::from_str(&daemon.cli(&["doctor", "--json", "--config", file])?.stdout)?;
     let checks = report["checks"].as_array().context("checks")?;
     let check = checks.iter().find(|check| check["name"] == "open files").context("open files")?;

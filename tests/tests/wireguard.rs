@@ -72,8 +72,7 @@ fn sessions_through_the_tunnel_are_joined_and_every_byte_is_right() -> Result<()
     crowd.run(&net.client, &[daemon.v4()])?;
     let metrics = daemon.metrics()?;
     let joins = metrics.value("landbridge_datapath_joins_total", &[]);
-    // How many of them ever rest is up to chance and to the tunnel.
-    ensure!(joins > 0.0, "none is joined\n{}", metrics.lines("landbridge_datapath_fallbacks_total"));
+    ensure!(joins > SESSIONS as f64 / 10.0, "{joins} joins\n{}", metrics.lines("landbridge_datapath_fallbacks_total"));
     let kernel = metrics.value("landbridge_bytes_total", &[("datapath", "packet")]);
     ensure!(kernel > 0.0, "{}", metrics.lines("landbridge_bytes_total"));
     daemon.stop_at_once().map(drop)

@@ -24,8 +24,9 @@ use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
 ///
 /// With a configuration it also says whether this machine can carry that, by the limits of the daemon on `socket` or, without
-/// one, by its own. The daemon tells whether its targets close idle connections before a balancer that does so after `balancer`. The exit code says whether something would break.
-/// A missing fast path does not: the daemon then works in user space.
+/// one, by its own. The daemon tells whether its targets close idle connections before a balancer that does so after
+/// `balancer`. The exit code says whether something would break. A missing fast path does not: the daemon then works in user
+/// space.
 ///
 /// # Errors
 /// Writing to stdout.
