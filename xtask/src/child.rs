@@ -2,11 +2,16 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
+
+/// How often it is asked whether a program has ended.
+const POLL: Duration = Duration::from_millis(10);
 
 /// A running program; killed when dropped.
 pub(crate) struct Child {
@@ -44,6 +49,16 @@ impl Child {
         // Not waited for yet, so that the id still is this child's.
         let id = i32::try_from(self.process.id()).context("a process id that is none")?;
         kill(Pid::from_raw(id), Signal::SIGTERM).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Asks it to end and waits for that, but not longer than `patience`.
+    pub(crate) fn end(&mut self, patience: Duration) -> Result<()> {
+        self.terminate()?;
+        let asked = Instant::now();
+        while self.ended()?.is_none() && asked.elapsed() < patience {
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -21,6 +22,9 @@ use crate::child::Child;
 pub(crate) const WORKERS: usize = 2;
 /// Connections that wait to be accepted, of every proxy.
 pub(crate) const BACKLOG: usize = 4096;
+
+/// How long a contender may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One way to get from the client to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]
@@ -132,11 +136,14 @@ impl Running {
         let base = 10_000 + serial * 10;
         let routes = Service::ALL
             .map(|service| Route { listen: (PROXY, base + service.index()).into(), targets: service.targets() });
-        let process = match command(contender, &routes, lab)? {
+        let process = match command(contender, serial, &routes, lab)? {
             None => None,
             Some(mut command) => {
                 let child = process::start(contender.name(), &mut command)?;
                 lab.net.proxy.wait_for(routes[0].listen).with_context(|| format!("{contender} did not start"))?;
+                for lack in process::log(contender.name())?.lines().filter(|line| line.contains("not available")) {
+                    eprintln!("{contender} is measured without a part of it: {lack}");
+                }
                 Some(child)
             }
         };
@@ -169,13 +176,24 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// Killed, it would leave what it has pinned.
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.process {
+            // One that does not end is killed.
+            let _alive = child.end(PATIENCE);
+        }
+    }
+}
+
 /// Writes the contender's configuration to the folder of results and returns what starts it; nothing for plain forwarding.
-fn command(contender: Contender, routes: &[Route], lab: &Lab) -> Result<Option<Command>> {
+fn command(contender: Contender, serial: u16, routes: &[Route], lab: &Lab) -> Result<Option<Command>> {
     let Lab { net, tools, sessions, .. } = lab;
     let sessions = *sessions;
     let folder = process::folder()?;
     let write = |extension: &str, text: String| {
-        let path = folder.join(format!("{contender}.{extension}"));
+        // A file of its own: two daemons with the same one would have the same joined sessions, and the second goes without.
+        let path = folder.join(format!("{contender}-{serial}.{extension}"));
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display())).map(|()| path)
     };
     let landbridge = |datapath, admin| {

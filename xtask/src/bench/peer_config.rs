@@ -13,7 +13,9 @@ use super::contender::{BACKLOG, Route, WORKERS};
 /// landbridge's own; `admin`: where it offers metrics, if it does.
 pub(crate) fn landbridge(routes: &[Route], datapath: &str, admin: Option<SocketAddr>, sessions: usize) -> String {
     let admin = admin.map_or("off".to_owned(), |address| address.to_string());
-    let mut text = format!("[runtime]\nworkers = {WORKERS}\n\n[admin]\nlisten = \"{admin}\"\n");
+    let mut text = format!(
+        "[runtime]\nworkers = {WORKERS}\ndrain_timeout = \"0s\"\n\n[admin]\nlisten = \"{admin}\"\nsocket = \"off\"\n"
+    );
     for (index, route) in routes.iter().enumerate() {
         let tiers = 0..route.targets.len();
         let groups: Vec<String> = tiers.map(|tier| format!("\"route{index}-tier{tier}\"")).collect();

@@ -25,17 +25,27 @@ pub(crate) fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Starts a program that runs until it is dropped; its output goes to `NAME.log`.
+/// Starts a program that runs until it is dropped; its output goes to its [`log`].
 pub(crate) fn start(name: &str, command: &mut Command) -> Result<Child> {
-    let path = folder()?.join(format!("{name}.log"));
+    let path = log_path(name)?;
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let errors = log.try_clone().context("cannot open a log twice")?;
     Child::start(name, command.stdin(Stdio::null()).stdout(log).stderr(errors))
 }
 
+/// What the last program of that name has printed.
+pub(crate) fn log(name: &str) -> Result<String> {
+    let path = log_path(name)?;
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn log_path(name: &str) -> Result<PathBuf> {
+    Ok(folder()?.join(format!("{name}.log")))
+}
+
 /// Runs a program to its end and returns its standard output; an error after `limit` or if it fails.
 pub(crate) fn run(name: &str, command: &mut Command, limit: Duration) -> Result<String> {
-    let path = folder()?.join(format!("{name}.log"));
+    let path = log_path(name)?;
     let mut child = Child::start(name, command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file(&path)?))?;
     let mut pipe = child.process.stdout.take().context("a pipe that was asked for is missing")?;
     let reader = thread::spawn(move || {
