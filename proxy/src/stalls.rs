@@ -1,13 +1,15 @@
 //! Retransmission timeouts on target legs, as evidence against their targets.
 //!
-//! One task ([`follow`]) asks the kernel once a second for all TCP sockets of this network namespace (sock_diag), so that it costs
-//! the sessions nothing and needs no state for them. Joined sessions have no such timers here: their clients repeat, which
+//! One task ([`follow`]) looks once a second whether there were any in this network namespace, and only then asks the kernel
+//! for all its TCP sockets (sock_diag), so that it costs the sessions nothing and needs no state for them. Joined sessions have no such timers here: their clients repeat, which
 //! `joined` sees. Cancelling it loses what it knew of stalls that it has told.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ use tracing::warn;
 
 use crate::shared::Shared;
 
-/// How often the kernel is asked. It walks all its sockets, some 10 ms for 20,000; a stall lasts for seconds.
+/// How often the kernel is asked; a stall lasts for seconds. It walks all its sockets, some 10 ms for 20,000, those of closed
+/// connections included (TIME_WAIT).
 const ROUND: Duration = Duration::from_secs(1);
 
 /// One timeout may be one lost packet. After the second one the peer was silent for about 0.6 s at least.
@@ -29,6 +32,10 @@ const TIMEOUTS: u8 = 2;
 
 /// One part of the kernel's answer; it makes none larger than 32 KiB (af_netlink.c).
 const BUFFER: usize = 32 << 10;
+
+/// The counters of the network namespace that opens it; they take some 5 KB.
+const COUNTERS: &str = "/proc/thread-self/net/netstat";
+const COUNTERS_LENGTH: usize = 32 << 10;
 
 /// linux/sock_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -61,18 +68,29 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 
 async fn listen(shared: &Shared) -> io::Result<()> {
     let diag = open()?;
+    // Without the counters every round asks.
+    let counters = File::open(COUNTERS).ok();
+    let mut before = None;
     let mut targets: HashMap<SocketAddr, Vec<TargetId>> = HashMap::new();
     for id in shared.config.target_ids() {
         targets.entry(shared.target(id).1.address).or_default().push(id);
     }
+    let families = [(AddressFamily::Inet, false), (AddressFamily::Inet6, true)];
+    let families = families.into_iter().filter(|(_, is_v6)| targets.keys().any(|target| target.is_ipv6() == *is_v6));
+    let families: Vec<AddressFamily> = families.map(|(family, _)| family).collect();
     let mut told = HashSet::new();
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        let stalls = [AddressFamily::Inet, AddressFamily::Inet6].map(|family| ask(&diag, family));
+        let timeouts = counters.as_ref().and_then(timeouts);
+        if told.is_empty() && timeouts.is_some() && timeouts == before {
+            continue;
+        }
+        before = timeouts;
+        let stalls = families.iter().map(|family| ask(&diag, *family));
         let mut now = HashSet::new();
-        for stall in stalls.into_iter().collect::<io::Result<Vec<_>>>()?.into_iter().flatten() {
+        for stall in stalls.collect::<io::Result<Vec<_>>>()?.into_iter().flatten() {
             let Some(ids) = targets.get(&stall.peer) else { continue };
             if !told.contains(&stall.cookie) {
                 ids.iter().for_each(|id| shared.stalled(*id));
@@ -81,6 +99,21 @@ async fn listen(shared: &Shared) -> io::Result<()> {
         }
         told = now;
     }
+}
+
+/// How many retransmission timeouts there have been.
+fn timeouts(counters: &File) -> Option<u64> {
+    let mut buffer = vec![0; COUNTERS_LENGTH];
+    let length = counters.read_at(&mut buffer, 0).ok()?;
+    timeouts_in(str::from_utf8(&buffer[..length]).ok()?)
+}
+
+/// A line of names follows each protocol's name, and a line of values after that.
+fn timeouts_in(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let (_, value) = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "TCPTimeouts")?;
+    value.parse().ok()
 }
 
 fn open() -> io::Result<OwnedFd> {
@@ -184,6 +217,16 @@ mod tests {
         assert_eq!(stall(&message(RETRANSMITTING, 2)), Some(Stall { peer, cookie: 77 }));
         assert_eq!(stall(&message(RETRANSMITTING, 1)), None);
         assert_eq!(stall(&message(2, 5)), None, "a keepalive probe is no retransmission");
+    }
+
+    #[test]
+    fn timeouts_are_counted_beside_other_things() {
+        let text = "TcpExt: TW TCPTimeouts Other\nTcpExt: 1 23 4\nIpExt: TCPTimeouts\nIpExt: 5\n";
+        assert_eq!(timeouts_in(text), Some(23));
+        for other in ["", "TcpExt: TCPTimeouts\n", "TcpExt: TW\nTcpExt: 1\n", "TcpExt: TCPTimeouts\nTcpExt: x\n"] {
+            assert_eq!(timeouts_in(other), None, "{other:?}");
+        }
+        assert!(timeouts(&File::open(COUNTERS).unwrap()).is_some());
     }
 
     #[test]

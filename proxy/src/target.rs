@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::mem;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -49,6 +49,8 @@ pub(crate) struct TargetState {
     ending: Mutex<Option<(JoinHandle<()>, Instant)>>,
     /// Whether some session has, or had, a limit of its age.
     ages: AtomicBool,
+    /// How often sessions were told to end, so that the others need no lock to know that they were not.
+    cuts: AtomicU64,
     register: Mutex<Register>,
 }
 
@@ -125,9 +127,15 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Ready when the session has to end, with as what. For one task; cancelling loses nothing.
+    /// Ready when the session has to end, with as what. Told is the task that polls it first; cancelling loses nothing.
     pub(crate) async fn cut(&self) -> SessionEnd {
-        poll_fn(|cx| self.poll_cut(cx)).await
+        let mut registered = None;
+        poll_fn(|cx| {
+            // A cut that comes later wakes the task, which sees it then.
+            let cuts = self.state.cuts.load(Ordering::Relaxed);
+            if registered.replace(cuts) == Some(cuts) { Poll::Pending } else { self.poll_cut(cx) }
+        })
+        .await
     }
 
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<SessionEnd> {
@@ -197,6 +205,7 @@ impl TargetState {
     /// Ends those of `sessions` that are still there, which count it as `end`. Only the first end of a session matters.
     fn cut(&self, sessions: &[(u32, u64)], end: SessionEnd) {
         let mut register = self.register();
+        self.cuts.fetch_add(1, Ordering::Relaxed);
         let mut told = Vec::with_capacity(sessions.len());
         for &(number, serial) in sessions {
             let found = register.sessions.get_mut(number).filter(|of| of.serial == serial && of.end.is_none());
@@ -318,6 +327,21 @@ mod tests {
         assert_eq!(told.try_recv(), Ok(7));
         assert!(entries[1].end().is_some(), "who looks finds it cut");
         assert!(told.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_waits_is_told_of_its_cut_alone() {
+        let (state, mut entries) = with_sessions(2);
+        let numbers = state.chosen(|_| true);
+        let last = entries.pop().unwrap();
+        let waiting = tokio::spawn(async move { last.cut().await });
+        for (one, is_told) in [(&numbers[..1], false), (&numbers[1..], true)] {
+            tokio::task::yield_now().await;
+            state.cut(one, SessionEnd::MaxAge);
+            tokio::task::yield_now().await;
+            assert_eq!(waiting.is_finished(), is_told);
+        }
+        assert_eq!(waiting.await.unwrap(), SessionEnd::MaxAge);
     }
 
     #[tokio::test(start_paused = true)]

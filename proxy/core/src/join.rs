@@ -15,7 +15,7 @@ pub struct JoinRules {
     /// that asks once should not.
     pub after: u32,
     /// Or so long without a byte. Default 2 ms: longer than a target in the same place needs to answer, shorter than
-    /// anything that computes.
+    /// anything that computes. Where sessions have been short, 100 ms at least.
     pub quiet: Duration,
 }
 
@@ -130,9 +130,10 @@ impl JoinJudge {
         self.is_open() && self.spoiled < PATIENCE
     }
 
-    /// By which rules it judges.
-    pub const fn rules(&self) -> JoinRules {
-        self.rules
+    /// For how long nothing has to move before [`Self::quiet`]. Where sessions are short, a pause in which they could have
+    /// ended: that a busy target takes longer than [`JoinRules::quiet`] to answer does not make a session worth joining.
+    pub const fn quiet_time(&self) -> Duration {
+        if self.eager || self.rules.quiet.as_nanos() > SHORT.as_nanos() { self.rules.quiet } else { SHORT }
     }
 }
 
@@ -309,6 +310,15 @@ mod tests {
         assert_eq!(judge.rested(), JoinStep::Watch { ask: true });
         judge.watched();
         assert_eq!(judge.seen(), JoinStep::Arm { unseen: true });
+    }
+
+    #[test]
+    fn where_sessions_are_short_quiet_takes_longer_than_they_live() {
+        let judge = |quiet, eager| JoinJudge::new(JoinRules { quiet, ..JoinRules::default() }, eager);
+        for quiet in [2, 99, 101].map(Duration::from_millis) {
+            assert_eq!(judge(quiet, true).quiet_time(), quiet);
+            assert_eq!(judge(quiet, false).quiet_time(), quiet.max(SHORT));
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::TcpOptions;
 
-/// Keepalive probes without an answer before the leg counts as dead.
+/// Keepalive probes without an answer before the leg counts as dead, where no `user_timeout` says it
+/// (linux/net/ipv4/tcp_timer.c, tcp_keepalive_timer).
 const KEEPALIVE_PROBES: u32 = 4;
 
 /// A socket option that the kernel refused.
@@ -35,7 +36,11 @@ pub(super) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 pub(super) fn apply(socket: &Socket, options: &TcpOptions) -> Result<(), OptionError> {
     check("TCP_NODELAY", "on", socket.set_tcp_nodelay(true))?;
     if let Some(idle) = options.keepalive {
-        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(idle).with_retries(KEEPALIVE_PROBES);
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(idle);
+        let keepalive = match options.user_timeout {
+            Some(_) => keepalive,
+            None => keepalive.with_retries(KEEPALIVE_PROBES),
+        };
         check("keepalive", duration(idle), socket.set_tcp_keepalive(&keepalive))?;
     }
     if let Some(timeout) = options.user_timeout {

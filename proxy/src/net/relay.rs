@@ -391,9 +391,8 @@ fn note_close((upload, download): (&Flow<'_>, &Flow<'_>), target: &Leg, cell: &R
         return;
     }
     // The kernel knows it for every datapath that uses sockets, and no byte on the way costs a look at the clock.
-    if let Ok(info) = target.socket().and_then(TcpInfo::of) {
-        cell.idle_close.note(info.sent_ago.min(info.received_ago));
-    }
+    let quiet = || target.socket().and_then(TcpInfo::of).ok().map(|info| info.sent_ago.min(info.received_ago));
+    cell.idle_close.note(download.age(), quiet);
 }
 
 /// Polls both directions: ready when a direction needs something, or both have ended.

@@ -198,6 +198,11 @@ impl<'a> Flow<'a> {
         self.first_read
     }
 
+    /// How long ago it began.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// From now on an end of the stream is not passed on.
     pub(super) fn cut(&mut self) {
         self.life.cut();
@@ -407,7 +412,7 @@ impl<'a> Flow<'a> {
                 moved => (moved, Carrier::Splice),
             },
         };
-        let now = self.began.elapsed();
+        let now = self.age();
         if read > 0 && self.first_read.is_none() {
             self.first_read = Some(now);
         }

@@ -161,7 +161,7 @@ impl Join {
 
     /// Ready when nothing has moved for a while.
     fn poll_quiet(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<()> {
-        let shortest = self.judge.rules().quiet;
+        let shortest = self.judge.quiet_time();
         let quiet = self.quiet.get_or_insert_with(|| Quiet {
             timer: Box::pin(sleep_until(Instant::now() + shortest)),
             moved,
