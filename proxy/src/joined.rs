@@ -308,9 +308,9 @@ impl JoinedLook {
             unacknowledged: seen[side].unacknowledged.into(),
             is_repeating: repeated[side] > 0 && seen[side].unacknowledged > 0,
             // The sockets of a joined session hold nothing.
-            unsent: 0,
+            unsent: None,
             pace: 0,
-            is_shut: false,
+            is_shut: seen[side].is_shut,
         };
         let waiting = self.asked.map(|asked| now.saturating_sub(asked));
         (SessionLook { client: leg(0), target: leg(1), waiting, is_moving: moved != [false; 2] }, repeated)

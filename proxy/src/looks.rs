@@ -61,7 +61,7 @@ impl Looked {
                 looked.trip_micros.add(u64::try_from(leg.round_trip.as_micros()).unwrap_or(u64::MAX));
             }
             looked.retransmitted.add(retransmitted);
-            looked.unsent.add(leg.unsent);
+            looked.unsent.add(leg.unsent.unwrap_or(0));
             looked.unacknowledged.add(leg.unacknowledged);
         }
         match sign(look) {
@@ -182,7 +182,7 @@ impl Member {
             let unacknowledged = outstanding[side].saturating_sub(info.unsent.into());
             LegLook {
                 round_trip: info.round_trip,
-                unsent: info.unsent.into(),
+                unsent: Some(info.unsent.into()),
                 unacknowledged,
                 pace: (acknowledged as f64 / passed) as u64,
                 is_shut: u64::from(info.window) < unacknowledged + u64::from(info.segment),

@@ -90,7 +90,6 @@ fn a_client_that_does_not_read_is_slow() -> Result<()> {
         while stream.write_all(&block).is_ok() {}
         Ok(())
     })?;
-    // What waits for the client of a joined session waits at the target, where nobody here sees it.
     let config = Config::single(target.address()).listener("datapath = \"splice\"");
     let mut daemon = Daemon::start(&net.proxy, &config)?;
     let mut client = net.client.connect(daemon.v4())?;
@@ -101,6 +100,38 @@ fn a_client_that_does_not_read_is_slow() -> Result<()> {
     let unsent = metrics.value("landbridge_leg_unsent_bytes", &[("group", "onprem"), ("leg", "client")]);
     ensure!(unsent > 65_536.0, "{}", metrics.lines("landbridge_leg_unsent_bytes"));
     drop(client);
+    daemon.stop_at_once().map(drop)
+}
+
+/// What waits for it waits at the target, where nobody here sees it: its window tells.
+#[test]
+fn a_client_of_a_joined_session_that_does_not_read_is_slow() -> Result<()> {
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        let block = [b'x'; 65_536];
+        stream.read_exact(&mut [0; 1])?;
+        while stream.write_all(&block).is_ok() {}
+        Ok(())
+    })?;
+    let config = Config::single(target.address()).listener("datapath = \"packet\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    client.write_all(b"x")?;
+    wait_slow(&daemon, Some("client"))?;
+    status_says(&daemon, "client")?;
+    let mut block = vec![0; 65_536];
+    let stopped = Arc::new(AtomicBool::new(false));
+    let reading = Arc::clone(&stopped);
+    let reader =
+        thread::spawn(
+            move || {
+                while !reading.load(Ordering::Relaxed) && client.read(&mut block).is_ok_and(|read| read > 0) {}
+            },
+        );
+    wait_slow(&daemon, None)?;
+    stopped.store(true, Ordering::Relaxed);
+    reader.join().expect("the client does not panic");
     daemon.stop_at_once().map(drop)
 }
 

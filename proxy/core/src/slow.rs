@@ -35,8 +35,8 @@ impl Slow {
 pub struct LegLook {
     /// The smoothed round-trip time to the peer; zero: not measured.
     pub round_trip: Duration,
-    /// Bytes that wait to be sent to the peer.
-    pub unsent: u64,
+    /// Bytes that wait to be sent to the peer; `None`: they wait at the other peer, where nobody here sees them.
+    pub unsent: Option<u64>,
     /// Bytes that were sent and that the peer has not acknowledged.
     pub unacknowledged: u64,
     /// Bytes per second that the peer has acknowledged since the last look.
@@ -107,7 +107,11 @@ pub fn sign(look: &SessionLook) -> Sign {
 impl LegLook {
     fn has_backlog(&self) -> bool {
         let allowed = u128::from(self.pace) * LONG_BACKLOG.as_millis() / 1_000;
-        self.unsent > 0 && u128::from(self.unsent) >= allowed
+        match self.unsent {
+            Some(unsent) => unsent > 0 && u128::from(unsent) >= allowed,
+            // Only one that was sent more than it reads has a window without room.
+            None => self.is_shut,
+        }
     }
 }
 
@@ -183,7 +187,7 @@ mod tests {
     };
     const QUIET: LegLook = LegLook {
         round_trip: Duration::ZERO,
-        unsent: 0,
+        unsent: Some(0),
         unacknowledged: 0,
         pace: 0,
         is_shut: false,
@@ -203,18 +207,18 @@ mod tests {
             ),
             (
                 "a full buffer that drains in 400 ms",
-                SessionLook { client: LegLook { unsent: 4_000_000, ..client }, ..MOVING },
+                SessionLook { client: LegLook { unsent: Some(4_000_000), ..client }, ..MOVING },
                 Sign::Fine,
             ),
             (
                 "one that drains in 500 ms",
-                SessionLook { client: LegLook { unsent: 5_000_000, ..client }, ..MOVING },
+                SessionLook { client: LegLook { unsent: Some(5_000_000), ..client }, ..MOVING },
                 Sign::Slow(Slow::Client),
             ),
             (
                 "a client that takes nothing",
                 SessionLook {
-                    client: LegLook { unsent: 1, pace: 0, is_shut: true, ..client },
+                    client: LegLook { unsent: Some(1), pace: 0, is_shut: true, ..client },
                     is_moving: false,
                     ..MOVING
                 },
@@ -222,21 +226,36 @@ mod tests {
             ),
             (
                 "a target that does not read",
-                SessionLook { target: LegLook { unsent: 1_000, is_shut: true, ..target }, ..MOVING },
+                SessionLook { target: LegLook { unsent: Some(1_000), is_shut: true, ..target }, ..MOVING },
                 Sign::Slow(Slow::Target),
             ),
             (
                 "a network that does not carry",
-                SessionLook { target: LegLook { unsent: 1_000, ..target }, ..MOVING },
+                SessionLook { target: LegLook { unsent: Some(1_000), ..target }, ..MOVING },
                 Sign::Slow(Slow::Network),
             ),
             (
                 "a window that a long way has used up",
                 SessionLook {
-                    target: LegLook { unsent: 1_000, is_shut: true, round_trip: ms(300), ..target },
+                    target: LegLook { unsent: Some(1_000), is_shut: true, round_trip: ms(300), ..target },
                     ..MOVING
                 },
                 Sign::Slow(Slow::Network),
+            ),
+            (
+                "a joined client that does not read",
+                SessionLook { client: LegLook { unsent: None, is_shut: true, ..client }, is_moving: false, ..MOVING },
+                Sign::Slow(Slow::Client),
+            ),
+            (
+                "a joined target that does not read",
+                SessionLook { target: LegLook { unsent: None, is_shut: true, ..target }, ..MOVING },
+                Sign::Slow(Slow::Target),
+            ),
+            (
+                "a joined one that does",
+                SessionLook { client: LegLook { unsent: None, ..client }, ..MOVING },
+                Sign::Fine,
             ),
             ("a short thought", SessionLook { waiting: Some(ms(999)), ..MOVING }, Sign::Fine),
             (

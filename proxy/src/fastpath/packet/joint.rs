@@ -1,7 +1,7 @@
 //! One joint in the mapped array: its phase, what the daemon tells the programs, and what they have counted.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use landbridge_common::packet::{Joint, KNOWN, Leg, Origin, PHASE, SEALED, TIMESTAMPS, Tuple, phase};
@@ -55,9 +55,14 @@ pub struct Seen {
     pub round_trip: Duration,
     /// Bytes sent on to the peer that it has not acknowledged.
     pub unacknowledged: u32,
+    /// Whether the window that it announced last has no room for a segment: it does not read.
+    pub is_shut: bool,
     /// Whether it has ended its direction.
     pub has_ended: bool,
 }
+
+/// A window smaller than this has no room for a segment, in bytes: the least that every host takes (RFC 9293, 3.7.1).
+const SMALLEST_SEGMENT: u64 = 536;
 
 impl<'a> JointCell<'a> {
     /// # Panics
@@ -217,8 +222,15 @@ impl<'a> JointCell<'a> {
             round_trip: Duration::from_nanos(load(field!(self.joint, legs[side].round_trip, AtomicU64))),
             // Both move while they are read: what is acknowledged can then be ahead of what was sent.
             unacknowledged: u32::try_from(to_peer.wrapping_sub(acknowledged) as i32).unwrap_or(0),
+            is_shut: self.is_shut(side),
             has_ended: load(field!(self.joint, legs[side].fin, AtomicU64)) & KNOWN != 0,
         }
+    }
+
+    fn is_shut(self, side: usize) -> bool {
+        let announced = field!(self.joint, legs[side].announced, AtomicU64).load(Ordering::Acquire);
+        let scale = field!(self.joint, legs[side].window_scale_in, AtomicU8).load(Ordering::Relaxed);
+        announced & KNOWN != 0 && u64::from(announced as u32) << (scale & 31) < SMALLEST_SEGMENT
     }
 
     /// The sequence number after everything that a leg's peer was sent, as that counts.
