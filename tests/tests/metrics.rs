@@ -156,8 +156,8 @@ fn the_page_about_metrics_tells_every_code() -> Result<()> {
 /// A code that no test looks for may never have been seen.
 #[test]
 fn every_code_is_looked_for_by_a_test() -> Result<()> {
-    /// The page says why.
-    const ELSEWHERE: [&str; 5] = ["busy", "socket", "not_built", "event_lost", "failed"];
+    /// It takes a daemon of another build, which sees it whenever somebody makes one.
+    const ELSEWHERE: [&str; 1] = ["not_built"];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let mut tests = String::new();
     for entry in fs::read_dir(folder)? {
