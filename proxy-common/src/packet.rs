@@ -249,11 +249,11 @@ pub enum PacketCounter {
     IcmpTranslated = 6,
     /// Events that found the ring buffer full.
     EventLost = 7,
-    /// Packets that the kernel could not change, for want of memory.
+    /// Packets that the kernel could not change: for want of memory, or too long for another header.
     Failed = 8,
     /// SYNs that were answered with an acknowledgement.
     Challenged = 9,
-    /// Longer than the way to the other peer takes: dropped, and the sender is told.
+    /// Longer than the way to the other peer takes, or than another header can be put before: dropped, and the sender is told.
     TooLong = 10,
 }
 

@@ -155,9 +155,14 @@ fn the_minimal_file_is_all_defaults() {
 fn the_demo_has_two_places_with_easy_shares() {
     let onprem = vec![target("gpu-1", "127.0.0.1:18001", 3), target("gpu-2", "127.0.0.1:18002", 1)];
     let aws = vec![target("aws-1", "127.0.0.1:18003", 1)];
+    let checked = |weight, group| Group {
+        weight,
+        health: Some(HealthCheck { kind: ProbeKind::Tcp, ..default_health() }),
+        ..group
+    };
     let expected = default_config(
         vec![default_listener("inference", &["127.0.0.1:8000"], &[0, 1])],
-        vec![Group { weight: 3, ..default_group("onprem", onprem) }, Group { weight: 1, ..default_group("aws", aws) }],
+        vec![checked(3, default_group("onprem", onprem)), checked(1, default_group("aws", aws))],
     );
     assert_eq!(shipped("demo.toml"), expected);
 }

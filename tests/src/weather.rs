@@ -68,7 +68,7 @@ struct Counts {
 
 impl Weather {
     /// No damage at all.
-    pub(crate) const FAIR: Self = Self { seed: 0, lost: 0.0, duplicated: 0.0, late: 0.0, latest: Duration::ZERO };
+    pub const FAIR: Self = Self { seed: 0, lost: 0.0, duplicated: 0.0, late: 0.0, latest: Duration::ZERO };
 
     /// Carries packets between two devices; each takes `delay` at least.
     pub(crate) fn between(self, delay: Duration, devices: [File; 2]) -> io::Result<Storm> {

@@ -1,22 +1,18 @@
 //! Others lay hands on the daemon's sockets and maps: directions that then cannot enter the kernel stay in user space, and a
 //! stream that lost bytes never seems to be whole.
-//!
-//! Two reasons cannot be brought about from outside, and are seen by tests of their functions only. `socket`: an open TCP
-//! socket always tells its cookie, its books and its queue. `busy`: an acknowledgement would have to arrive between two
-//! system calls, 32 times in a row.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use anyhow::{Context as _, Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
-use landbridge_tests::{Borrowed, Config, Daemon, Ending, Net, SocketExt as _, eventually};
+use landbridge_tests::{Borrowed, Config, Daemon, Ending, Held, Net, SocketExt as _, eventually};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 const FALLBACKS: &str = "landbridge_datapath_fallbacks_total";
 const PROMOTIONS: &str = "landbridge_datapath_promotions_total";
@@ -27,10 +23,15 @@ const MESSAGES: u32 = 8;
 /// A network whose target lacks an option that the client has, so that sessions are not joined, and a daemon that promotes
 /// after some messages.
 fn scene() -> Result<(Net, Config)> {
+    scene_of(MESSAGES)
+}
+
+/// The same with a daemon that promotes after so many messages.
+fn scene_of(messages: u32) -> Result<(Net, Config)> {
     let net = Net::new(1)?;
     net.targets[0].set_sysctl("ipv4/tcp_sack", "0")?;
     let config = Config::single(net.targets[0].v4(9000)).runtime("workers = 1");
-    let config = config.datapath(&format!("promote_after = {MESSAGES}")).datapath("promote_gap = \"0ms\"");
+    let config = config.datapath(&format!("promote_after = {messages}")).datapath("promote_gap = \"0ms\"");
     Ok((net, config))
 }
 
@@ -134,6 +135,101 @@ fn a_leg_that_cannot_be_watched() -> Result<()> {
     }
     drop((leg, same));
     refused(daemon, client, (1.0, "watch"))
+}
+
+/// Holds the worker where it has begun to promote `source`: until it goes on, nothing else asks for this.
+fn hold_at_promotion(daemon: &mut Daemon, source: RawFd, message: impl FnOnce() -> Result<()>) -> Result<Held> {
+    let worker = daemon.process().hold("worker-0")?;
+    message()?;
+    worker.run_to("a promotion", |call, [descriptor, level, option, ..]| {
+        call == libc::SYS_getsockopt
+            && [*descriptor, *level, *option] == [source as u64, libc::SOL_SOCKET as u64, libc::SO_COOKIE as u64]
+    })?;
+    Ok(worker)
+}
+
+/// Before it could tell its books it was made to listen, and who listens has none.
+#[test]
+fn a_leg_that_is_no_connection_any_more() -> Result<()> {
+    let (net, config) = scene()?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    // What is sent before this leg is there does not count.
+    let (_, sink) = daemon.process().borrow_leg(echo.address())?;
+    let (source, _) = daemon.process().borrow_leg(client.local_addr()?)?;
+    (1..MESSAGES).try_for_each(|_| client.expect_echo(b"message"))?;
+    let worker = hold_at_promotion(&mut daemon, source, || Ok(client.write_all(b"message")?))?;
+    disconnect(&sink)?;
+    Socket::from(sink).listen(1)?;
+    drop(worker);
+    daemon.wait_metric(FALLBACKS, &[("datapath", "sockmap"), ("reason", "socket")], 1.0)?;
+    daemon.wait_metric(PROMOTIONS, &[], 0.0)?;
+    // What cannot be sent on ends the session.
+    client.write_all(b"message")?;
+    let (_echo, ending) = client.read_to_ending()?;
+    ensure!(ending == Ending::Reset, "{ending:?}");
+    daemon.stop().map(drop)
+}
+
+/// Takes a socket's connection away from it.
+fn disconnect(socket: &TcpStream) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the pointer and the size are those of one address.
+    let code = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size_of_val(&nobody) as libc::socklen_t) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// One comes between any two looks at the books, so that they never agree.
+#[test]
+fn a_leg_that_is_acknowledged_faster_than_its_books_can_be_read() -> Result<()> {
+    /// Of one message: few segments, which are sent at once and so read at once.
+    const MESSAGE: usize = 4 << 10;
+    /// Together far more than the target has room for.
+    const MESSAGES: u32 = 40;
+    /// How often the books are looked at before the daemon gives up.
+    const LOOKS: usize = 32;
+    let (net, config) = scene_of(MESSAGES)?;
+    // All of the backlog has room in the socket.
+    net.proxy.set_sysctl("ipv4/tcp_wmem", "4096 1048576 4194304")?;
+    let ear = net.targets[0].listen(net.targets[0].v4(9000))?;
+    SockRef::from(&ear).set_recv_buffer_size(4096)?;
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    let mut target = ear.accept()?.0;
+    for message in 1..MESSAGES {
+        client.write_all(&[1; MESSAGE])?;
+        daemon.wait_metric(
+            "landbridge_bytes_total",
+            &[("direction", "upload")],
+            f64::from(message) * MESSAGE as f64,
+        )?;
+    }
+    let (source, _) = daemon.process().borrow_leg(client.local_addr()?)?;
+    let (number, sink) = daemon.process().borrow_leg(ear.local_addr()?)?;
+    let worker = hold_at_promotion(&mut daemon, source, || Ok(client.write_all(&[1; MESSAGE])?))?;
+    let mut received = 0;
+    for _ in 0..LOOKS {
+        worker.run_to("a look at the books", |call, [descriptor, request, ..]| {
+            call == libc::SYS_ioctl && [*descriptor, *request] == [number as u64, libc::TIOCOUTQ]
+        })?;
+        let before = sink.unacknowledged()?;
+        eventually("an acknowledgement", || {
+            received += target.read(&mut [0; 1024])?;
+            ensure!(sink.unacknowledged()? < before, "not yet");
+            Ok(())
+        })?;
+    }
+    drop((worker, sink));
+    daemon.wait_metric(FALLBACKS, &[("datapath", "sockmap"), ("reason", "busy")], 1.0)?;
+    daemon.wait_metric(PROMOTIONS, &[], 0.0)?;
+    client.finish_writing()?;
+    let (rest, ending) = target.read_to_ending()?;
+    ensure!(ending == Ending::Closed && received + rest.len() == MESSAGES as usize * MESSAGE, "{ending:?}: {received}");
+    drop(target);
+    client.expect_ending(Ending::Closed)?;
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
 }
 
 /// Has the target end its stream.

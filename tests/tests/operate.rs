@@ -48,8 +48,14 @@ impl Pair {
     }
 }
 
+/// What a verb prints with `--json`.
+fn json(daemon: &Daemon, arguments: &[&str]) -> Result<Value> {
+    let arguments = [arguments, &["--json"]].concat();
+    serde_json::from_str(&daemon.cli_good(&arguments)?).with_context(|| format!("{arguments:?}"))
+}
+
 fn status(daemon: &Daemon) -> Result<Value> {
-    Ok(serde_json::from_str(&daemon.cli_good(&["status", "--json"])?)?)
+    json(daemon, &["status"])
 }
 
 fn run(host: &Host, arguments: &[&str]) -> Result<landbridge_tests::Finished> {
@@ -98,7 +104,7 @@ fn sessions_are_listed() -> Result<()> {
     let pair = Pair::start()?;
     let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
     let (streams, _) = pair.sessions(&daemon, 3)?;
-    let listed: Value = serde_json::from_str(&daemon.cli_good(&["sessions", "--json"])?)?;
+    let listed = json(&daemon, &["sessions"])?;
     let listed = listed.as_array().context("a list")?;
     assert_eq!(listed.len(), 3);
     for stream in &streams {
@@ -108,7 +114,7 @@ fn sessions_are_listed() -> Result<()> {
     ensure!(daemon.cli_good(&["sessions"])?.contains("onprem/first"));
     drop(streams);
     eventually("none is left", || {
-        let listed: Value = serde_json::from_str(&daemon.cli_good(&["sessions", "--json"])?)?;
+        let listed = json(&daemon, &["sessions"])?;
         ensure!(listed.as_array().is_some_and(Vec::is_empty), "{listed}");
         Ok(())
     })?;
@@ -121,7 +127,7 @@ fn sessions_are_shut_down_and_new_ones_come() -> Result<()> {
     let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
     let (streams, shares) = pair.sessions(&daemon, 4)?;
     assert_eq!(shares, BTreeMap::from([('a', 2), ('b', 2)]));
-    let answer: Value = serde_json::from_str(&daemon.cli_good(&["shutdown", "sessions", "onprem/first", "--json"])?)?;
+    let answer = json(&daemon, &["shutdown", "sessions", "onprem/first"])?;
     assert_eq!(answer["groups"][0]["targets"][0]["state"], "active");
     daemon.wait_ended(2, "shut_down")?;
     let (more, shares) = pair.sessions(&daemon, 2)?;
@@ -162,7 +168,8 @@ fn weights_change_at_once_and_outlast_reloads() -> Result<()> {
     daemon.cli_good(&["set", "weight", "onprem/first", "0", "--for", "300ms"])?;
     daemon.wait_metric("landbridge_target_weight", &[("target", "first")], 1.0)?;
 
-    daemon.cli_good(&["set", "weight", "onprem", "0"])?;
+    let answer = json(&daemon, &["set", "weight", "onprem", "0"])?;
+    assert_eq!(answer["groups"][0]["weight"]["weight"], 0);
     ensure!(pair.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty(), "a group of weight 0 takes nothing");
     daemon.stop_at_once().map(drop)
 }
@@ -190,7 +197,8 @@ fn one_target_drains_with_a_deadline_and_progress() -> Result<()> {
     // The state outlasts a reload, and an active target serves at once.
     daemon.reload(&pair.config())?;
     assert_eq!(pair.sessions(&daemon, 3)?.1, BTreeMap::from([('b', 3)]));
-    daemon.cli_good(&["set", "state", "onprem/first", "active"])?;
+    let answer = json(&daemon, &["set", "state", "onprem/first", "active"])?;
+    assert_eq!(answer["groups"][0]["targets"][0]["state"], "active");
     assert_eq!(pair.sessions(&daemon, 4)?.1, BTreeMap::from([('a', 2), ('b', 2)]));
     daemon.stop_at_once().map(drop)
 }
@@ -283,12 +291,15 @@ fn a_reload_and_its_plan_are_told() -> Result<()> {
     let file = daemon.file().display().to_string();
     let plan = daemon.cli_good(&["check", &file, "--against-running"])?;
     ensure!(plan.contains("~ listener main: max_connections: 20000 -> 7"), "{plan}");
-    let report: Value = serde_json::from_str(&daemon.cli_good(&["check", &file, "--against-running", "--json"])?)?;
-    assert_eq!(report["changes"], serde_json::json!(["~ listener main: max_connections: 20000 -> 7"]));
+    let changes = serde_json::json!(["~ listener main: max_connections: 20000 -> 7"]);
+    assert_eq!(json(&daemon, &["check", &file, "--against-running"])?["changes"], changes);
     assert_eq!(status(&daemon)?["generation"], 1);
     let told = daemon.cli_good(&["reload"])?;
     assert_eq!(told, "~ listener main: max_connections: 20000 -> 7\n");
     ensure!(daemon.cli_good(&["check", &file, "--against-running"])?.contains("nothing would change"));
+    daemon.change(&pair.config())?;
+    let back = serde_json::json!(["~ listener main: max_connections: 7 -> 20000"]);
+    assert_eq!(json(&daemon, &["reload"])?["changes"], back);
 
     std::fs::write(daemon.file(), "[[listener]]\nname = 7\n")?;
     let refused = daemon.cli(&["reload"])?;

@@ -14,7 +14,6 @@ use landbridge_tests::{
     Config, Daemon, Ending, Group, Host, LISTENER_PORT, Net, PATIENCE, Process, SocketExt, Tool, binary, eventually,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -120,32 +119,6 @@ fn systemd_learns_of_every_change() -> Result<()> {
     daemon.wait_exit(PATIENCE).map(drop)
 }
 
-/// A thread that is stopped as a debugger does it; it goes on when this is dropped.
-struct Frozen(Pid);
-
-impl Frozen {
-    fn worker(process: u32, name: &str) -> Result<Self> {
-        for task in fs::read_dir(format!("/proc/{process}/task"))? {
-            let task = task?;
-            if fs::read_to_string(task.path().join("comm"))?.trim_end() == name {
-                let id = Pid::from_raw(task.file_name().to_string_lossy().parse()?);
-                ptrace::seize(id, ptrace::Options::empty())?;
-                ptrace::interrupt(id)?;
-                nix::sys::wait::waitpid(id, Some(nix::sys::wait::WaitPidFlag::__WALL))?;
-                return Ok(Self(id));
-            }
-        }
-        bail!("process {process} has no thread {name}")
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // It may have been killed.
-        ptrace::detach(self.0, None).ok();
-    }
-}
-
 #[test]
 fn the_watchdog_is_answered_while_every_worker_turns() -> Result<()> {
     const PERIOD: Duration = Duration::from_millis(600);
@@ -161,7 +134,7 @@ fn the_watchdog_is_answered_while_every_worker_turns() -> Result<()> {
         ensure!(since.elapsed() < PERIOD, "{:?}", since.elapsed());
     }
 
-    let frozen = Frozen::worker(daemon.process().id(), "worker-1")?;
+    let frozen = daemon.process().hold("worker-1")?;
     eventually("a worker is missed", || {
         ensure!(daemon.process().stderr().contains("do not turn"), "not yet");
         Ok(())

@@ -1,7 +1,6 @@
 //! What becomes of the packets of joined sessions is counted, and what a joint drops does its session no harm.
 //!
-//! Two are not brought about here: `failed` takes a kernel without memory, and `event_lost` 4,096 joints that change before
-//! the daemon looks, which is tested with the programs alone.
+//! `event_lost` takes thousands of joints that change before the daemon looks: see `memory.rs`, which has as many.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::packet::Packet;
-use landbridge_tests::{Config, Daemon, Ending, Host, Net, SocketExt, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Host, Link, Net, Offloads, SocketExt, Weather, eventually};
 use nix::libc;
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -22,6 +21,9 @@ const MESSAGE: &[u8] = b"message";
 const ACK: u8 = 0x10;
 const URG: u8 = 0x20;
 
+/// The headers of a packet that [`packet`] makes, in bytes.
+const HEADERS: usize = 40;
+
 /// A session that is joined, with both of its ends in the test's hands.
 struct Joined {
     net: Net,
@@ -32,7 +34,10 @@ struct Joined {
 
 impl Joined {
     fn start(listener: &str) -> Result<Self> {
-        let net = Net::new(1)?;
+        Self::start_over(Net::new(1)?, listener)
+    }
+
+    fn start_over(net: Net, listener: &str) -> Result<Self> {
         let ear = net.targets[0].listen(net.targets[0].v4(9000))?;
         let config = Config::single(ear.local_addr()?).listener("datapath = \"packet\"").listener(listener);
         let daemon = Daemon::start(&net.proxy, &config)?;
@@ -156,24 +161,56 @@ fn a_packet_without_hops_left_is_dropped_and_its_repetition_is_not() -> Result<(
     joined.end()
 }
 
-/// A router behind the target's device says that a packet of the client's was too long for it.
+/// What a router behind the target's device says that it takes.
+const NARROW: u32 = 1400;
+
+impl Joined {
+    /// It says so of a packet of the client's, and quotes the headers and so many bytes.
+    fn complain(&mut self, quoted: usize) -> Result<()> {
+        const UNREACHABLE: u8 = 3;
+        const FRAGMENTATION_NEEDED: u8 = 4;
+        let (proxy, target) = (self.target.peer_addr()?, self.target.local_addr()?);
+        let next = expected_next(&self.target)?;
+        let too_long = packet((proxy.ip(), proxy.port()), (target.ip(), target.port()), ACK, next);
+        let too_long = Packet { payload: vec![0; quoted], ..too_long };
+        let error = too_long.error(target.ip(), UNREACHABLE, FRAGMENTATION_NEEDED, NARROW, HEADERS + quoted);
+        send(&self.net.targets[0], proxy.ip(), &error)
+    }
+}
+
 #[test]
 fn an_error_about_a_packet_goes_to_the_peer_that_sent_it() -> Result<()> {
-    const UNREACHABLE: u8 = 3;
-    const FRAGMENTATION_NEEDED: u8 = 4;
-    const MTU: u32 = 1400;
     let mut joined = Joined::start("")?;
-    joined.comes_to_be("icmp_translated", |joined| {
-        let (proxy, target) = (joined.target.peer_addr()?, joined.target.local_addr()?);
-        let next = expected_next(&joined.target)?;
-        let too_long = packet((proxy.ip(), proxy.port()), (target.ip(), target.port()), ACK, next);
-        let error = too_long.error(target.ip(), UNREACHABLE, FRAGMENTATION_NEEDED, MTU, 28);
-        send(&joined.net.targets[0], proxy.ip(), &error)
-    })?;
+    joined.comes_to_be("icmp_translated", |joined| joined.complain(0))?;
     let route =
         joined.net.client.command("ip").args(["route", "get", &joined.daemon.v4().ip().to_string()]).output()?;
     let route = String::from_utf8_lossy(&route.stdout);
-    ensure!(route.contains(&format!("mtu {MTU}")), "the client was not told: {route}");
+    ensure!(route.contains(&format!("mtu {NARROW}")), "the client was not told: {route}");
+    joined.end()
+}
+
+/// Devices without MAC addresses that take packets longer than the kernel puts a MAC header before: that is some 16,000 bytes.
+const WIDE: Link = Link { mtu: 40_000, offloads: Offloads::Send, weather: Some(Weather::FAIR), delay: Duration::ZERO };
+
+/// It is one packet, for it fits.
+const LONG: usize = 18_000;
+
+#[test]
+fn a_packet_that_is_too_long_for_another_header_is_repeated_in_shorter_ones() -> Result<()> {
+    let mut joined = Joined::start_over(Net::with_links(WIDE, &[WIDE])?, "")?;
+    joined.comes_to_be("too_long", |joined| Ok(joined.client.write_all(&[b'u'; LONG])?))?;
+    joined.target.expect(&[b'u'; LONG])?;
+    joined.target.write_all(&[b'd'; LONG])?;
+    joined.client.expect(&[b'd'; LONG])?;
+    ensure!(joined.count("failed")? == 0.0, "{}", joined.daemon.metrics()?.lines(PACKETS));
+    joined.end()
+}
+
+/// Errors are not repeated, whatever they are about.
+#[test]
+fn an_error_that_is_too_long_for_another_header_is_dropped() -> Result<()> {
+    let mut joined = Joined::start_over(Net::with_links(WIDE, &[WIDE])?, "")?;
+    joined.comes_to_be("failed", |joined| joined.complain(LONG))?;
     joined.end()
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask run`: the daemon in the foreground; without a configuration file with sample targets behind it.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -20,6 +20,12 @@ const DEMO: &str = "config/demo.toml";
 const LISTENER: &str = "127.0.0.1:8000";
 const TARGETS: [(&str, &str); 3] =
     [("gpu-1", "127.0.0.1:18001"), ("gpu-2", "127.0.0.1:18002"), ("aws-1", "127.0.0.1:18003")];
+
+/// Where a daemon has its status page unless its configuration says otherwise.
+const STATUS_PAGE: &str = "http://127.0.0.1:9900/";
+
+/// Between two attempts to reach a sample target that starts.
+const START_POLL: Duration = Duration::from_millis(10);
 
 /// How long the demonstration's daemon may take to drain before it is asked a second time, which ends it at once.
 const DEMO_DRAIN: Duration = Duration::from_secs(3);
@@ -134,6 +140,13 @@ fn sample_target(profile: Profile, (name, address): &(&str, &str)) -> Result<Chi
         }
     };
     thread::Builder::new().name((*name).to_owned()).spawn(print).context("cannot start a thread")?;
+    // The daemon's first probe decides alone.
+    while TcpStream::connect(address).is_err() {
+        if let Some(status) = target.ended()? {
+            bail!("the sample target {name} ended: {status}");
+        }
+        thread::sleep(START_POLL);
+    }
     Ok(target)
 }
 
@@ -145,6 +158,7 @@ landbridge listens on {LISTENER}; behind it serve {targets}. Try, in another ter
 
   curl -N http://{LISTENER}/v1/chat/completions -H 'content-type: application/json' -d '{{"model":"demo","stream":true,"messages":[{{"role":"user","content":"hello"}}]}}'
 
+The status page is at {STATUS_PAGE}
 Below, each target says what it serves. Ctrl-C ends everything.
 "#
     );

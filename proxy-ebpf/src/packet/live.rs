@@ -57,7 +57,12 @@ pub(crate) fn forward<const LINK: u32>(
     let payload = if gso_size != 0 { gso_size } else { segment.payload };
     let len = ip_header + segment.header + payload;
     let question = Question { protocol: TCP, class: translate::class(ip), len, is_ipv6: to_ipv6 };
-    let way = match route::find(skb, scratch, arrival.leg, &question) {
+    let way = if skb.can_have_link_header(len) {
+        route::find(skb, scratch, arrival.leg, &question)
+    } else {
+        Err(NoWay::TooLong(skb::LONGEST_WITHOUT_LINK))
+    };
+    let way = match way {
         Ok(way) => way,
         Err(NoWay::TooLong(limit)) => return too_long::tell(skb, ip, arrival, scratch, now, limit),
         Err(NoWay::Unknown) => return drop(joint, PacketCounter::NoRoute),

@@ -20,6 +20,10 @@ pub(crate) const DROP: i32 = 2;
 /// The length of a MAC header.
 pub(crate) const ETHERNET: u32 = 14;
 
+/// The longest packet that gets a MAC header put before it, in bytes from the IP header on. The kernel refuses that to one
+/// that fills four pages (`BPF_SKB_MAX_LEN`), of which it needs some hundred bytes itself, unless it is to be cut into several.
+pub(crate) const LONGEST_WITHOUT_LINK: u32 = 15 * 1024;
+
 /// The kernel refused to change or to read the packet: it is too short, or there is no memory.
 pub(crate) struct Refused;
 
@@ -67,6 +71,12 @@ impl<const LINK: u32> Skb<LINK> {
     pub(crate) fn gso_size(self) -> u32 {
         // SAFETY: as in `len`.
         unsafe { (*self.0).gso_size }
+    }
+
+    /// Whether the packet, `len` bytes long from the new IP header on, can be sent on a device with MAC addresses.
+    #[inline(always)]
+    pub(crate) fn can_have_link_header(self, len: u32) -> bool {
+        LINK != 0 || self.gso_size() != 0 || len <= LONGEST_WITHOUT_LINK
     }
 
     /// Reads a `T` that begins `offset` bytes after the IP header does.
