@@ -22,8 +22,9 @@ use super::engine::Engine;
 use super::maps::{Counters, MapError};
 
 /// The most time that the test may take; it needs some tens of milliseconds, and a few hundred if the end of a stream
-/// meets a shut gate and has to be sent again. Past it the kernel loses or delays bytes.
-pub(super) const LIMIT: Duration = Duration::from_secs(5);
+/// meets a shut gate and has to be sent again. Past it the kernel loses or delays bytes. A machine whose CPUs are wanted by
+/// many takes seconds, and a daemon that starts there should not be without its fast path until it ends.
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 /// What a passed test saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
