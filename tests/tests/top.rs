@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Echo;
 use landbridge_tests::{Config, Daemon, Group, Host, Net, Process, SocketExt, binary, eventually};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 80;
+const SIZE: Winsize = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
 
 const TRAFFIC: u16 = 9000;
 
@@ -32,8 +34,7 @@ struct Screen {
 impl Screen {
     /// Runs `landbridge top` on a daemon, in a session of its own so that the terminal is no other than this.
     fn of(daemon: &Daemon) -> Result<Self> {
-        let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
-        let OpenptyResult { master, slave } = openpty(&size, None)?;
+        let OpenptyResult { master, slave } = pseudo_terminal()?;
         let mut command: Command = daemon.host().command("setsid");
         command.arg("--ctty").arg("--wait").arg(binary("landbridge")?).arg("top").arg("--socket").arg(daemon.socket());
         command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave.try_clone()?);
@@ -91,6 +92,15 @@ impl Drop for Screen {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// A terminal that programs have only where it is passed to them: one that held its other end would keep it open.
+fn pseudo_terminal() -> Result<OpenptyResult> {
+    let terminal = openpty(&SIZE, None)?;
+    for end in [&terminal.master, &terminal.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
+    Ok(terminal)
 }
 
 fn start(net: &Net) -> Result<(Echo, Daemon)> {
@@ -166,6 +176,33 @@ fn the_terminal_is_restored_when_a_signal_ends_it() -> Result<()> {
             Ok(())
         })?;
     }
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn it_ends_when_its_terminal_is_gone() -> Result<()> {
+    let net = Net::new(1)?;
+    let (_echo, mut daemon) = start(&net)?;
+    let OpenptyResult { master, slave } = pseudo_terminal()?;
+    let mut command = daemon.host().command(binary("landbridge")?);
+    command.arg("top").arg("--socket").arg(daemon.socket());
+    // Its session has another terminal, if any: no signal tells it.
+    command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+    let mut child = command.env("TERM", "xterm-256color").spawn()?;
+    drop(command);
+    let mut master = File::from(master);
+    let mut seen = vt100::Parser::new(ROWS, COLUMNS, 0);
+    let mut bytes = [0; 4096];
+    while !seen.screen().contents().contains("  first") {
+        let length = master.read(&mut bytes)?;
+        seen.process(&bytes[..length]);
+    }
+    drop(master);
+    let ended = eventually("it ends", || child.try_wait()?.context("it still runs"));
+    // Nobody else would end it.
+    child.kill().ok();
+    child.wait()?;
+    ended?;
     daemon.stop_at_once().map(drop)
 }
 

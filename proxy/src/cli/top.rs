@@ -1,19 +1,23 @@
 //! `landbridge top`: a live view of the running daemon in a terminal. This file talks to the terminal and to the socket.
 //!
-//! Threads: the caller's draws and reads keys; one asks the daemon and gives it orders, and one waits for a signal that ends the
-//! view. Both end with the process.
+//! Threads: the caller's draws; one reads keys, one asks the daemon and gives it orders, and one waits for what ends the view
+//! from outside. They end with the process.
 
 mod draw;
 mod model;
 mod rows;
 
 use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -28,8 +32,8 @@ use crate::admin::api::{SetState, SetWeight, Status};
 /// Often enough to watch a drain, seldom enough to cost the daemon nothing.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// How long an answer may lie before it is drawn: below what a person notices.
-const LAG: Duration = Duration::from_millis(100);
+/// The longest time between two pictures: the age of the last answer is told in seconds.
+const REDRAW: Duration = Duration::from_millis(500);
 
 /// Why there is no view.
 #[derive(Debug, thiserror::Error)]
@@ -42,11 +46,16 @@ enum TopError {
     Terminal(#[from] io::Error),
 }
 
-/// What the thread at the socket has to tell.
+/// What the other threads have to tell.
 enum News {
     Status(Result<Box<Status>, String>),
     Outcome(Order, Result<(), String>),
-    /// A signal asks for the end.
+    Pressed(KeyEvent),
+    /// The terminal has another size.
+    Resized,
+    /// No keys can be read any more.
+    Deaf(io::Error),
+    /// A signal asks for the end, or the terminal is gone.
     End,
 }
 
@@ -67,54 +76,84 @@ fn watch(socket: &Path) -> Result<(), TopError> {
     }
     let (tell, news) = mpsc::channel();
     let (give, orders) = mpsc::channel();
-    heed_signals(tell.clone())?;
-    let path = socket.to_owned();
+    heed_end(tell.clone())?;
+    let (path, keys) = (socket.to_owned(), tell.clone());
     thread::Builder::new().name("daemon".to_owned()).spawn(move || ask(&path, &orders, &tell))?;
     // Also has a panic restore the terminal.
     let mut terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
-    let shown = show(&mut terminal, &news, &give);
+    // A thread of its own, because crossterm never comes back from a terminal that is gone.
+    let reading = thread::Builder::new().name("keys".to_owned()).spawn(move || read_keys(&keys));
+    let shown = reading.and_then(|_| show(&mut terminal, &news, &give));
     ratatui::restore();
     shown.map_err(TopError::from)
 }
 
 /// Has the signals that would end the process tell so instead, for the terminal has to be restored first. To be called before
 /// there is another thread, which inherits that it is not interrupted by them.
-fn heed_signals(tell: Sender<News>) -> io::Result<()> {
-    // SIGHUP: the terminal itself is gone, or its user. The interrupt key is a key like others.
+fn heed_end(tell: Sender<News>) -> io::Result<()> {
+    // The interrupt key is a key like others.
     let ending: SigSet = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
     ending.thread_block()?;
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+    let signals = SignalFd::new(&ending)?;
+    thread::Builder::new().name("end".to_owned()).spawn(move || {
+        await_end(&signals);
         // Nobody listens any more when the view has ended meanwhile.
-        if ending.wait().is_ok() {
-            let _ = tell.send(News::End);
-        }
+        let _ = tell.send(News::End);
     })?;
     Ok(())
+}
+
+/// Waits for a signal, or until the other end of the terminal is closed, which sends one only to whom it controls.
+fn await_end(signals: &SignalFd) {
+    let terminal = io::stdout();
+    loop {
+        let signal = PollFd::new(signals.as_fd(), PollFlags::POLLIN);
+        let gone = PollFd::new(terminal.as_fd(), PollFlags::empty());
+        if poll(&mut [signal, gone], PollTimeout::NONE) != Err(Errno::EINTR) {
+            return;
+        }
+    }
+}
+
+fn read_keys(tell: &Sender<News>) {
+    loop {
+        let news = match event::read() {
+            Ok(Event::Key(pressed)) => News::Pressed(pressed),
+            Ok(Event::Resize(..)) => News::Resized,
+            Ok(_) => continue,
+            Err(error) => News::Deaf(error),
+        };
+        let is_last = matches!(news, News::Deaf(_));
+        if tell.send(news).is_err() || is_last {
+            return;
+        }
+    }
 }
 
 fn show(terminal: &mut DefaultTerminal, news: &Receiver<News>, orders: &Sender<Order>) -> io::Result<()> {
     let since = Instant::now();
     let mut model = Model::new();
     loop {
-        for news in news.try_iter() {
+        terminal.draw(|frame| draw::draw(frame, &model, since.elapsed()))?;
+        // Its own times grow while nothing is told.
+        for news in news.recv_timeout(REDRAW).into_iter().chain(news.try_iter()) {
             match news {
                 News::Status(Ok(status)) => model.answered(*status, since.elapsed()),
                 News::Status(Err(why)) => model.lost(why),
                 News::Outcome(order, outcome) => model.carried_out(&order, outcome),
+                News::Pressed(pressed) => match key(pressed).and_then(|key| model.key(key)) {
+                    Some(Action::Quit) => return Ok(()),
+                    Some(Action::Send(order)) => {
+                        orders
+                            .send(order)
+                            .map_err(|_| io::Error::other("the thread that asks the daemon has ended"))?;
+                    }
+                    None => {}
+                },
+                News::Resized => {}
+                News::Deaf(error) => return Err(error),
                 News::End => return Ok(()),
             }
-        }
-        terminal.draw(|frame| draw::draw(frame, &model, since.elapsed()))?;
-        if !event::poll(LAG)? {
-            continue;
-        }
-        let Event::Key(pressed) = event::read()? else { continue };
-        match key(pressed).and_then(|key| model.key(key)) {
-            Some(Action::Quit) => return Ok(()),
-            Some(Action::Send(order)) => {
-                orders.send(order).map_err(|_| io::Error::other("the thread that asks the daemon has ended"))?;
-            }
-            None => {}
         }
     }
 }
