@@ -88,7 +88,7 @@ impl Report {
         fast_path: Result<Arc<FastPath>, Unavailable>,
         packet: Result<Vec<String>, Unavailable>,
     ) -> Self {
-        let mut checks = vec![version_check(&kernel.release)];
+        let mut checks = vec![version_check(&kernel.release, kernel.version())];
         for capability in Capability::ALL {
             checks.push(if kernel.holds(capability) {
                 Check::good(capability, "held")
@@ -138,16 +138,17 @@ impl Report {
 }
 
 /// The kernel's place on the list of those that forward without a known fault, with the reasons if it has none.
-fn version_check(release: &str) -> Check {
+fn version_check(release: &str, version: Option<Version>) -> Check {
     const KERNEL: &str = "kernel";
     let remedy = Unavailable::KernelTooOld { release: release.to_owned() }.remedy();
-    let Some(version) = Version::of(release) else {
+    let Some(version) = version else {
         return Check::bad(KERNEL, format!("{release:?} has no version; known to be good: {GOOD}"), remedy);
     };
+    let named = if release.starts_with(&version.to_string()) { "" } else { &format!(" ({version})") };
     let faults: Vec<&str> = version.faults().map(|fault| fault.what).collect();
     match faults.is_empty() {
-        true => Check::good(KERNEL, format!("{release}, without known faults in sockmap")),
-        false => Check::bad(KERNEL, format!("{release}: {}; good: {GOOD}", faults.join(", and ")), remedy),
+        true => Check::good(KERNEL, format!("{release}{named}, without known faults in sockmap")),
+        false => Check::bad(KERNEL, format!("{release}{named}: {}; good: {GOOD}", faults.join(", and ")), remedy),
     }
 }
 
@@ -191,10 +192,13 @@ mod tests {
 
     #[test]
     fn a_kernel_that_is_not_on_the_list_is_told_why() {
-        let old = version_check("6.1.0-49-cloud-amd64");
+        let check = |release| version_check(release, Version::of(release));
+        let old = check("6.1.0-49-cloud-amd64");
         assert!(!old.ok && old.detail.contains("was sent twice, and data of a verdict"), "{old:?}");
-        assert!(version_check("6.18.44").ok);
-        assert!(!version_check("next").ok);
+        assert!(check("6.18.44").ok);
+        assert!(!check("next").ok);
+        let debian = version_check("6.1.0-48-amd64", Version::of_build("6.1.0-48-amd64", "Debian 6.1.172-1"));
+        assert!(debian.ok && debian.detail.contains("6.1.0-48-amd64 (6.1.172)"), "{debian:?}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::{fmt, fs};
 
+use super::version::Version;
+
 /// Where the kernel describes its types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -51,6 +53,7 @@ pub fn list(capabilities: &[Capability]) -> String {
 pub struct Kernel {
     /// Its release, as `uname -r` prints it; empty if it does not tell.
     pub release: String,
+    build: String,
     /// Whether [`BTF`] exists.
     pub btf: bool,
     effective: u64,
@@ -59,13 +62,20 @@ pub struct Kernel {
 impl Kernel {
     /// Looks. What cannot be read counts as not there.
     pub fn observe() -> Self {
+        let (release, build) = nix::sys::utsname::uname()
+            .map(|name| [name.release(), name.version()].map(|of| of.to_string_lossy().into_owned()).into())
+            .unwrap_or_default();
         Self {
-            release: nix::sys::utsname::uname()
-                .map(|name| name.release().to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            release,
+            build,
             btf: Path::new(BTF).exists(),
             effective: fs::read_to_string("/proc/self/status").map_or(0, |status| effective(&status)),
         }
+    }
+
+    /// Its version; `None`: it tells none.
+    pub fn version(&self) -> Option<Version> {
+        Version::of_build(&self.release, &self.build)
     }
 
     /// Whether this process holds the capability.
@@ -101,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let kernel = Kernel { release: String::new(), btf: true, effective: 1 << 12 };
+        let kernel = Kernel { release: String::new(), build: String::new(), btf: true, effective: 1 << 12 };
         assert_eq!(list(&kernel.missing()), "CAP_BPF, CAP_PERFMON");
         assert!(Kernel { effective: u64::MAX, ..kernel }.missing().is_empty());
     }

@@ -75,7 +75,7 @@ impl FastPath {
     pub fn start(limits: Limits) -> Result<Arc<Self>, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
         let kernel = Kernel::observe();
-        if !Version::of(&kernel.release).is_some_and(Version::is_good) {
+        if !kernel.version().is_some_and(Version::is_good) {
             return Err(Unavailable::KernelTooOld { release: kernel.release });
         }
         let missing = kernel.missing();

@@ -53,6 +53,15 @@ impl Version {
         Some(Self::new(numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))
     }
 
+    /// The version of a kernel by its release and its build, which are what `uname -r` and `uname -v` print. Debian's release
+    /// names the beginning of a stable series, and only its build says how far it is: `#1 SMP Debian 6.1.172-1 (2026-05-15)`.
+    pub fn of_build(release: &str, build: &str) -> Option<Self> {
+        let named = Self::of(release)?;
+        let built = build.split_once("Debian ").and_then(|(_, built)| Self::of(built));
+        let is_series = |built: &Self| (built.major, built.minor) == (named.major, named.minor);
+        Some(built.filter(is_series).map_or(named, |built| built.max(named)))
+    }
+
     /// What this version is known to do wrong.
     pub fn faults(self) -> impl Iterator<Item = &'static Fault> {
         FAULTS.iter().filter(move |fault| {
@@ -92,6 +101,23 @@ mod tests {
             ("next-20260101", None),
         ] {
             assert_eq!(Version::of(release), version, "{release}");
+        }
+    }
+
+    #[test]
+    fn debian_tells_its_stable_release_in_the_build() {
+        let debian = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.172-1 (2026-05-15)";
+        for (release, build, version) in [
+            ("6.1.0-48-amd64", debian, Some("6.1.172")),
+            ("6.1.180-custom", debian, Some("6.1.180")),
+            ("6.12.38+deb13-amd64", "#1 SMP Debian 6.12.38-1 (2025-07-16)", Some("6.12.38")),
+            ("6.6.0", debian, Some("6.6.0")),
+            ("6.1.0-48-amd64", "#1 SMP", Some("6.1.0")),
+            ("6.1.0-48-amd64", "#1 SMP Debian sid", Some("6.1.0")),
+            ("", debian, None),
+        ] {
+            let found = Version::of_build(release, build).map(|version| version.to_string());
+            assert_eq!(found.as_deref(), version, "{release} {build}");
         }
     }
 
