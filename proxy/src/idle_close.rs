@@ -31,14 +31,14 @@ const MEMORY: Duration = Duration::from_hours(24);
 pub struct IdleClose(Mutex<VecDeque<(Instant, Duration)>>);
 
 impl IdleClose {
-    /// The target has closed a session that lived for `lived` and in which nothing had moved for `quiet`, if that is known.
-    pub(crate) fn note(&self, lived: Duration, quiet: impl FnOnce() -> Option<Duration>) {
-        // Most sessions are young, and to ask the kernel is dear.
-        if lived >= SHORTEST_IDLE
-            && let Some(quiet) = quiet()
-        {
-            self.note_at(quiet, Instant::now());
-        }
+    /// Whether a session that lived for so long can have been idle until it was closed.
+    pub(crate) fn is_possible(lived: Duration) -> bool {
+        lived >= SHORTEST_IDLE
+    }
+
+    /// The target has closed a session in which nothing had moved for so long.
+    pub(crate) fn note(&self, quiet: Duration) {
+        self.note_at(quiet, Instant::now());
     }
 
     fn note_at(&self, quiet: Duration, now: Instant) {

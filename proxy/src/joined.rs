@@ -182,8 +182,7 @@ impl Member {
         if let Some(at) = self.looked.moved_at.take()
             && self.account.answered
         {
-            let quiet = self.joined.now().saturating_sub(at);
-            self.account.cell.idle_close.note(self.account.began.elapsed(), || Some(quiet));
+            self.account.cell.idle_close.note(self.joined.now().saturating_sub(at));
         }
     }
 

@@ -26,6 +26,7 @@ use super::leg::Leg;
 use crate::config::{Datapath, DatapathRules, Listener};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
+use crate::idle_close::IdleClose;
 use crate::looks::{Looks, Watched};
 use crate::stats::{Direction, RouteCell};
 use crate::tally::Tally;
@@ -387,12 +388,14 @@ fn note_first_byte((upload, download): (&Flow<'_>, &Flow<'_>), cell: &RouteCell,
 
 /// Takes note of how long a target that has answered was idle when it closed first.
 fn note_close((upload, download): (&Flow<'_>, &Flow<'_>), target: &Leg, cell: &RouteCell) {
-    if upload.is_done() || download.moved() == 0 {
+    // Most sessions are young, and to ask the kernel is dear.
+    if upload.is_done() || download.moved() == 0 || !IdleClose::is_possible(download.age()) {
         return;
     }
     // The kernel knows it for every datapath that uses sockets, and no byte on the way costs a look at the clock.
-    let quiet = || target.socket().and_then(TcpInfo::of).ok().map(|info| info.sent_ago.min(info.received_ago));
-    cell.idle_close.note(download.age(), quiet);
+    if let Ok(info) = target.socket().and_then(TcpInfo::of) {
+        cell.idle_close.note(info.sent_ago.min(info.received_ago));
+    }
 }
 
 /// Polls both directions: ready when a direction needs something, or both have ended.
