@@ -1,8 +1,8 @@
 //! Retransmission timeouts on target legs, as evidence against their targets.
 //!
 //! One task ([`follow`]) looks once a second whether there were any in this network namespace, and only then asks the kernel
-//! for all its TCP sockets (sock_diag), so that it costs the sessions nothing and needs no state for them. Joined sessions have no such timers here: their clients repeat, which
-//! `joined` sees. Cancelling it loses what it knew of stalls that it has told.
+//! for all its TCP sockets (sock_diag), so that it costs the sessions nothing and needs no state for them. Joined sessions have
+//! no such timers here: their clients repeat, which `joined` sees. Cancelling it loses what it knew of stalls that it has told.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -75,9 +75,8 @@ async fn listen(shared: &Shared) -> io::Result<()> {
     for id in shared.config.target_ids() {
         targets.entry(shared.target(id).1.address).or_default().push(id);
     }
-    let families = [(AddressFamily::Inet, false), (AddressFamily::Inet6, true)];
-    let families = families.into_iter().filter(|(_, is_v6)| targets.keys().any(|target| target.is_ipv6() == *is_v6));
-    let families: Vec<AddressFamily> = families.map(|(family, _)| family).collect();
+    let family = |target: &SocketAddr| if target.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let families: HashSet<AddressFamily> = targets.keys().map(family).collect();
     let mut told = HashSet::new();
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
