@@ -54,11 +54,19 @@ impl Child {
     /// Asks it to end and waits for that, but not longer than `patience`.
     pub(crate) fn end(&mut self, patience: Duration) -> Result<()> {
         self.terminate()?;
-        let asked = Instant::now();
-        while self.ended()?.is_none() && asked.elapsed() < patience {
+        self.wait(patience).map(drop)
+    }
+
+    /// Waits until it has ended, but not longer than `limit`: then there is no status.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let start = Instant::now();
+        loop {
+            let status = self.ended()?;
+            if status.is_some() || start.elapsed() >= limit {
+                return Ok(status);
+            }
             thread::sleep(POLL);
         }
-        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 
 use crate::child::Child;
 use crate::workspace;
@@ -52,14 +52,8 @@ pub(crate) fn run(name: &str, command: &mut Command, limit: Duration) -> Result<
         let mut text = String::new();
         pipe.read_to_string(&mut text).map(|_| text)
     });
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.ended()? {
-            break status;
-        }
-        ensure!(start.elapsed() < limit, "{name} still ran after {} s and was ended", limit.as_secs());
-        thread::sleep(POLL);
-    };
+    let status = child.wait(limit)?;
+    let status = status.with_context(|| format!("{name} still ran after {} s and was ended", limit.as_secs()))?;
     let Ok(text) = reader.join() else { bail!("the thread that reads the output of {name} panicked") };
     let text = text.with_context(|| format!("cannot read the output of {name}"))?;
     if !status.success() {
