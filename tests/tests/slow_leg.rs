@@ -84,28 +84,22 @@ fn a_target_that_does_not_answer_is_slow_until_it_does() -> Result<()> {
 
 #[test]
 fn a_client_that_does_not_read_is_slow() -> Result<()> {
-    let net = Net::new(1)?;
-    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
-        let block = [b'x'; 65_536];
-        while stream.write_all(&block).is_ok() {}
+    a_client_stops("splice", 0.0, |daemon| {
+        let metrics = daemon.metrics()?;
+        let unsent = metrics.value("landbridge_leg_unsent_bytes", &[("group", "onprem"), ("leg", "client")]);
+        ensure!(unsent > 65_536.0, "{}", metrics.lines("landbridge_leg_unsent_bytes"));
         Ok(())
-    })?;
-    let config = Config::single(target.address()).listener("datapath = \"splice\"");
-    let mut daemon = Daemon::start(&net.proxy, &config)?;
-    let mut client = net.client.connect(daemon.v4())?;
-    client.read_exact(&mut [0; 1])?;
-    wait_slow(&daemon, Some("client"))?;
-    status_says(&daemon, "client")?;
-    let metrics = daemon.metrics()?;
-    let unsent = metrics.value("landbridge_leg_unsent_bytes", &[("group", "onprem"), ("leg", "client")]);
-    ensure!(unsent > 65_536.0, "{}", metrics.lines("landbridge_leg_unsent_bytes"));
-    drop(client);
-    daemon.stop_at_once().map(drop)
+    })
 }
 
 /// What waits for it waits at the target, where nobody here sees it: its window tells.
 #[test]
 fn a_client_of_a_joined_session_that_does_not_read_is_slow() -> Result<()> {
+    a_client_stops("packet", 1.0, |_| Ok(()))
+}
+
+/// A client whose session is joined so many times asks for a stream and reads no more than its beginning.
+fn a_client_stops(datapath: &str, joins: f64, seen: impl FnOnce(&Daemon) -> Result<()>) -> Result<()> {
     let net = Net::new(1)?;
     let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
         let block = [b'x'; 65_536];
@@ -113,13 +107,15 @@ fn a_client_of_a_joined_session_that_does_not_read_is_slow() -> Result<()> {
         while stream.write_all(&block).is_ok() {}
         Ok(())
     })?;
-    let config = Config::single(target.address()).listener("datapath = \"packet\"");
+    let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
     let mut daemon = Daemon::start(&net.proxy, &config)?;
     let mut client = net.client.connect(daemon.v4())?;
-    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], joins)?;
     client.write_all(b"x")?;
+    client.read_exact(&mut [0; 1])?;
     wait_slow(&daemon, Some("client"))?;
     status_says(&daemon, "client")?;
+    seen(&daemon)?;
     drop(client);
     daemon.stop_at_once().map(drop)
 }
