@@ -155,8 +155,8 @@ fn a_quiet_session_is_probed_and_goes_on() -> Result<()> {
     let echo = Echo::start(&net.targets[0], 9000)?;
     let config = Config::new([Group::new("onprem").tcp("keepalive = \"1s\"").target(echo.address())]);
     let mut daemon = Daemon::start(&net.proxy, &config.listener_tcp("keepalive = \"1s\""))?;
-    let mut client = net.client.connect(daemon.v4())?;
     daemon.wait_metric("landbridge_packet_joints", &[], 0.0)?;
+    let mut client = net.client.connect(daemon.v4())?;
     ask(&mut client, 20)?;
     daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
     daemon.wait_metric("landbridge_packet_joints", &[], 1.0)?;
