@@ -27,9 +27,8 @@ pub const ALARM_BEHIND: u32 = 1;
 pub const ALARM_BULK: u32 = 1 << 1;
 /// More than [`Flow::hard`] bytes are on their way: the verdict has shut the gate.
 pub const ALARM_HARD: u32 = 1 << 2;
-
-/// Set in [`Flow::passed`] and [`Flow::processed`], whose lower half is a sequence number, once they hold one.
-pub const SEQUENCE_KNOWN: u64 = 1 << 32;
+/// Bytes that TCP has acknowledged are lost. Nothing that comes after them is handed on, and the verdict has shut the gate.
+pub const ALARM_BROKEN: u32 = 1 << 3;
 
 /// What the programs know and count about one promoted direction.
 ///
@@ -49,14 +48,15 @@ pub struct Flow {
     pub window: u64,
     /// Bytes of the current window.
     pub burst: u64,
-    /// The source's `rcv_nxt` at the last verdict, with [`SEQUENCE_KNOWN`].
-    pub processed: u64,
     /// `ALARM_*`, set by the verdict and never cleared while the direction is promoted.
     pub alarm: u32,
     /// This flow's own index, so that an alarm can name it.
     pub slot: Slot,
+    /// By how many segments the source's `data_segs_in` is ahead of [`Flow::passed`], at most, modulo 2^32: those that came before
+    /// the gate counted. While it is less ahead a packet is on its way from the gate to TCP.
+    pub ahead: u32,
     /// The rest of the line.
-    pub reserved: u64,
+    pub reserved: [u32; 3],
 
     /// What the sink's `bytes_acked` will be when everything that it was given before the promotion is acknowledged.
     pub given: u64,
@@ -66,7 +66,7 @@ pub struct Flow {
     pub hard: u64,
     /// Bytes in one window from which [`ALARM_BULK`] is raised.
     pub bulk: u64,
-    /// The end of the newest packet that the gate let through, as a sequence number, with [`SEQUENCE_KNOWN`].
+    /// Segments with payload that the gate let through, counted as `data_segs_in` counts them.
     pub passed: u64,
     /// Packets that the gate dropped.
     pub gate_dropped: u64,
@@ -117,7 +117,7 @@ impl Counter {
 
 const _: () = {
     assert!(size_of::<Flow>() == 128 && align_of::<Flow>() == 64);
-    assert!(offset_of!(Flow, reserved) == 56 && offset_of!(Flow, given) == 64 && offset_of!(Flow, reserved_2) == 116);
+    assert!(offset_of!(Flow, reserved) == 52 && offset_of!(Flow, given) == 64 && offset_of!(Flow, reserved_2) == 116);
     let mut slot = 0;
     while slot < Counter::ALL.len() {
         assert!(Counter::ALL[slot] as usize == slot);

@@ -1,10 +1,12 @@
 //! The gate of a direction: while it is shut, arriving payload is dropped before TCP sees it, so that the sender repeats
 //! it and nothing is lost.
 
+use core::arch::asm;
+
 use aya_ebpf::programs::SkBuffContext;
 use landbridge_common::{Counter, Flow};
 
-use crate::atomics::{add, note};
+use crate::atomics::add;
 use crate::counters::count;
 use crate::flow;
 
@@ -13,7 +15,6 @@ const ALL: u32 = u32::MAX;
 const NOTHING: u32 = 0;
 
 /// Offsets in the TCP header, which a filter's packet begins with.
-const SEQUENCE: usize = 4;
 const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
 const FIN: u8 = 1;
@@ -22,10 +23,10 @@ const FIN: u8 = 1;
 #[inline(always)]
 pub(crate) fn decide(packet: &SkBuffContext) -> u32 {
     let Ok(header) = packet.load::<[u8; 16]>(0) else { return ALL };
-    let fin = u32::from(header[FLAGS] & FIN);
+    let fin = header[FLAGS] & FIN != 0;
     let header_len = u32::from(header[DATA_OFFSET] >> 4) * 4;
-    let occupies = packet.len().wrapping_sub(header_len).wrapping_add(fin);
-    if occupies == 0 {
+    let has_payload = packet.len() > header_len;
+    if !has_payload && !fin {
         return ALL;
     }
     // A leg that is not promoted has no gate.
@@ -33,13 +34,36 @@ pub(crate) fn decide(packet: &SkBuffContext) -> u32 {
     if is_shut(flow) {
         return drop(flow);
     }
-    let begin =
-        u32::from_be_bytes([header[SEQUENCE], header[SEQUENCE + 1], header[SEQUENCE + 2], header[SEQUENCE + 3]]);
+    // As `tcp_segs_in` will count it.
+    // SAFETY: the context is the one the kernel called the program with.
+    let segments = match unsafe { (*packet.skb.skb).gso_segs } {
+        _ if !has_payload => 0,
+        0 => 1,
+        segments => u64::from(segments),
+    };
     // SAFETY: the map keeps the value in place, aligned to 8 bytes.
-    unsafe { note(&raw mut (*flow).passed, begin.wrapping_add(occupies)) };
-    // Again, after the barrier of `note`: the daemon shuts the gate and then reads what was noted. Either it sees this
-    // packet, and waits for its verdict, or this packet sees the shut gate.
-    if is_shut(flow) { drop(flow) } else { ALL }
+    unsafe { add_in_order(&raw mut (*flow).passed, segments) };
+    // Again, after the barrier: the daemon shuts the gate and then reads what was counted. Either it sees this packet, and waits
+    // until TCP has it, or this packet sees the shut gate.
+    if is_shut(flow) {
+        // SAFETY: as before.
+        unsafe { add(&raw mut (*flow).passed, segments.wrapping_neg()) };
+        return drop(flow);
+    }
+    ALL
+}
+
+/// The same as [`add`], and a full barrier.
+///
+/// # Safety
+/// `value` must point into a map value and be aligned to 8 bytes.
+#[inline(always)]
+unsafe fn add_in_order(value: *mut u64, by: u64) {
+    // What it was before is not needed, but only that way it is a barrier.
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("{0} = atomic_fetch_add((u64 *)({1} + 0), {0})", inout(reg) by => _, in(reg) value, options(nostack));
+    }
 }
 
 #[inline(always)]

@@ -63,7 +63,7 @@ fn bytes_acked(source: Cookie) -> Option<u64> {
 /// # Safety
 /// As [`watch`].
 #[inline(always)]
-unsafe fn raise(flow: *mut Flow, bits: u32) {
+pub(crate) unsafe fn raise(flow: *mut Flow, bits: u32) {
     // SAFETY: the caller's.
     let slot = unsafe {
         let raised = (*flow).alarm;

@@ -16,8 +16,9 @@ pub(crate) struct Stuck;
 /// What the helper takes off at once, at most, in bytes.
 const LONGEST_CUT: u32 = 0xfff;
 
-/// So many of these are more than the 64 KiB that a packet can have.
-const CUTS: u32 = 17;
+/// So many of these are more than the longest packet, of 512 KiB (`GSO_MAX_SIZE`): loopback makes such ones, and every device may
+/// that is told to.
+const CUTS: u32 = 129;
 
 /// The helper's only mode for this kind of program.
 const AT_THE_FRONT: u32 = 0;
@@ -34,6 +35,10 @@ pub(crate) fn cut(packet: &SkBuffContext, source: TcpSock) -> Result<(), Stuck> 
         return Ok(());
     }
     count(Counter::Overlapping, 1);
+    // All of it at once into the packet's head, where the helper takes it from; else it would copy the head for each step.
+    if packet.skb.pull_data(repeated).is_err() {
+        return Err(Stuck);
+    }
     let mut left = repeated;
     let mut done = 0;
     while done < CUTS {

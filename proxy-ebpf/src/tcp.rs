@@ -3,12 +3,12 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_skc_to_tcp_sock;
 
-/// Where `bytes_acked`, `rcv_nxt` and `copied_seq` are in the running kernel's `struct tcp_sock`, in bytes. The loader knows it from the
-/// kernel's type information: Rust programs carry no relocations for it.
+/// Where `bytes_acked`, `data_segs_in` and `copied_seq` are in the running kernel's `struct tcp_sock`, in bytes. The loader knows it
+/// from the kernel's type information: Rust programs carry no relocations for it.
 #[unsafe(no_mangle)]
 static BYTES_ACKED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-static RCV_NXT: Global<u32> = Global::new(0);
+static DATA_SEGS_IN: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static COPIED_SEQ: Global<u32> = Global::new(0);
 
@@ -38,11 +38,11 @@ impl TcpSock {
         unsafe { self.0.add(BYTES_ACKED.load() as usize).cast::<u64>().read_volatile() }
     }
 
-    /// The sequence number that is expected next: everything before it has been received.
+    /// Segments with payload that have come to TCP, whatever became of them.
     #[inline(always)]
-    pub(crate) fn rcv_nxt(self) -> u32 {
+    pub(crate) fn data_segs_in(self) -> u32 {
         // SAFETY: the offset is that of a `u32` of this structure.
-        unsafe { self.0.add(RCV_NXT.load() as usize).cast::<u32>().read_volatile() }
+        unsafe { self.0.add(DATA_SEGS_IN.load() as usize).cast::<u32>().read_volatile() }
     }
 
     /// The sequence number of the first byte that nobody has taken yet.

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::warn;
-use landbridge_common::{Counter, Flow, SEQUENCE_KNOWN};
+use landbridge_common::{ALARM_BEHIND, ALARM_BROKEN, Counter, Flow};
 
 use crate::counters::count;
 use crate::maps::PEERS;
@@ -13,8 +13,7 @@ use crate::{flow, limits, overlap};
 /// What becomes of a packet.
 ///
 /// None is ever left to the receiving socket: what a verdict passes waits in the kernel's own queue, behind the other
-/// direction's backlog, and is lost when the socket closes. What is dropped here is missing when the daemon compares
-/// received with forwarded bytes, and it then resets both legs.
+/// direction's backlog, and is lost when the socket closes. When bytes are dropped here the daemon resets both legs.
 pub(crate) enum Verdict {
     /// The other leg sends it on.
     Redirected,
@@ -41,12 +40,16 @@ pub(crate) fn decide(packet: &SkBuffContext) -> Verdict {
         count(Counter::NoFlow, 1);
         return Verdict::Drop;
     };
+    // SAFETY: the map keeps the value in place.
+    if unsafe { (&raw const (*flow).alarm).read_volatile() } & ALARM_BROKEN != 0 {
+        return Verdict::Drop;
+    }
     // SAFETY: the kernel sets the socket for the time of the verdict.
     if let Some(socket) = unsafe { TcpSock::of((*packet.skb.skb).__bindgen_anon_2.sk) } {
         note_progress(socket, flow);
         if overlap::cut(packet, socket).is_err() {
             warn!(packet, "a packet of {} repeats bytes, and they cannot be cut off", source);
-            return Verdict::Drop;
+            return lose(flow);
         }
     }
 
@@ -59,7 +62,7 @@ pub(crate) fn decide(packet: &SkBuffContext) -> Verdict {
     if PEERS.redirect_skb(packet, source, 0) != i64::from(SK_PASS) {
         count(Counter::NoPeer, 1);
         warn!(packet, "the other leg of {} is gone: {} bytes dropped", source, len);
-        return Verdict::Drop;
+        return lose(flow);
     }
 
     // SAFETY: the map keeps the value in place, and the receiving socket's lock, which is held here, keeps every other
@@ -74,11 +77,28 @@ pub(crate) fn decide(packet: &SkBuffContext) -> Verdict {
     Verdict::Redirected
 }
 
-/// Notes how far the source has received: nothing that the gate let through up to there is still on its way to a verdict,
-/// except what this run of verdicts is about to take.
+/// Drops bytes that TCP has acknowledged: the sink must get nothing that comes after them.
+#[inline(always)]
+fn lose(flow: *mut Flow) -> Verdict {
+    // SAFETY: the map keeps the value in place, and the source's lock is held.
+    unsafe {
+        (&raw mut (*flow).gate).write_volatile(1);
+        limits::raise(flow, ALARM_BEHIND | ALARM_BROKEN);
+    }
+    Verdict::Drop
+}
+
+/// Notes by how much TCP's count of segments is ahead of the gate's. It is exact whenever no other CPU has let one through that TCP
+/// has not seen yet, so that the most of all times is.
 #[inline(always)]
 fn note_progress(source: TcpSock, flow: *mut Flow) {
-    let processed = SEQUENCE_KNOWN | u64::from(source.rcv_nxt());
-    // SAFETY: the map keeps the value in place.
-    unsafe { (&raw mut (*flow).processed).write_volatile(processed) };
+    let received = source.data_segs_in();
+    // SAFETY: the map keeps the value in place, and the source's lock, which is held here, keeps other writers of it away.
+    unsafe {
+        let passed = (&raw const (*flow).passed).read_volatile() as u32;
+        let ahead = received.wrapping_sub(passed);
+        if ahead.wrapping_sub((*flow).ahead) as i32 > 0 {
+            (&raw mut (*flow).ahead).write_volatile(ahead);
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub(crate) struct TcpInfo {
     pub(crate) acknowledged: u64,
     /// Bytes received in order; the FIN counts as one.
     pub(crate) received: u64,
+    /// Segments with payload that have come, whatever became of them; wraps.
+    pub(crate) segments: u32,
     /// How long ago payload was sent and received; both count from the handshake at most.
     pub(crate) sent_ago: Duration,
     pub(crate) received_ago: Duration,
@@ -67,6 +69,7 @@ impl TcpInfo {
         const ACKNOWLEDGED: usize = 120;
         const RECEIVED: usize = 128;
         const UNSENT: usize = 144;
+        const SEGMENTS: usize = 152;
         const SENT: usize = 200;
         const WINDOW: usize = 228;
         let mut info = [0_u64; (WINDOW + 4) / 8];
@@ -86,6 +89,7 @@ impl TcpInfo {
             sent: info[SENT / 8],
             acknowledged: info[ACKNOWLEDGED / 8],
             received: info[RECEIVED / 8],
+            segments: word(SEGMENTS),
             sent_ago: Duration::from_millis(word(SENT_AGO).into()),
             received_ago: Duration::from_millis(word(RECEIVED_AGO).into()),
             window: word(WINDOW),

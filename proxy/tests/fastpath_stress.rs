@@ -62,7 +62,7 @@ fn stress(limits: Limits) -> Result<()> {
     let seconds = if env::var_os("LANDBRIDGE_LONG").is_some() { 60 } else { 5 };
     let end = Instant::now() + Duration::from_secs(seconds);
     let totals = Totals::default();
-    thread::scope(|scope| {
+    let ended = thread::scope(|scope| {
         let sessions: Vec<_> = (0..SESSIONS)
             .map(|seed| {
                 (
@@ -77,9 +77,10 @@ fn stress(limits: Limits) -> Result<()> {
         sessions.into_iter().try_for_each(|(seed, session)| {
             session.join().expect("a session does not panic").with_context(|| format!("session {seed}"))
         })
-    })?;
-
+    });
     let counted = fast_path.counters()?;
+    ended.with_context(|| format!("{counted:?}"))?;
+
     let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
     let stops = get(&totals.stops);
     eprintln!(
@@ -119,7 +120,14 @@ fn session(fast_path: &FastPath, seed: u64, end: Instant, totals: &Totals) -> Re
                 let stop = &stop;
                 move || write(from, seed, stop)
             });
-            let reader = scope.spawn(move || read(to, seed));
+            let reader = scope.spawn(move || {
+                let read = read(to, seed);
+                if read.is_err() {
+                    // Ends the relay, which would wait for ever.
+                    let _ = to.shutdown(Shutdown::Both);
+                }
+                read
+            });
             let relay = scope.spawn({
                 let stop = &stop;
                 move || {
@@ -162,9 +170,18 @@ fn connect() -> Result<(TcpStream, TcpStream)> {
     Ok((near, far))
 }
 
-/// The byte at an offset of a stream.
+/// The byte at an offset of a stream: every eight of them are their own number, so that any sixteen tell where they belong.
 fn pattern(offset: u64) -> u8 {
-    (offset % 251) as u8 ^ (offset / 251 % 241) as u8
+    (offset / 8).to_be_bytes()[(offset % 8) as usize]
+}
+
+/// Where in a stream these bytes belong, if they are of one piece.
+fn place(bytes: &[u8]) -> Option<u64> {
+    let word = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    (0..8).find_map(|at| {
+        let number = word(at)?;
+        (word(at + 8)? == number + 1).then(|| (number * 8).checked_sub(at as u64))?
+    })
 }
 
 /// Writes tokens and blocks, with pauses, until it is told to stop; returns how many bytes.
@@ -195,7 +212,17 @@ fn read(mut from: &TcpStream, seed: u64) -> Result<u64> {
             return Ok(offset);
         }
         if let Some(differs) = (offset..offset + len).position(|at| block[(at - offset) as usize] != pattern(at)) {
-            bail!("byte {} arrived changed", offset + differs as u64);
+            let (at, rest) = (offset + differs as u64, &block[differs..len as usize]);
+            let mut pieces: Vec<(u64, Option<i64>)> = Vec::new();
+            for (n, chunk) in (0..).zip(rest.chunks(32)) {
+                let at = at + 32 * n;
+                let ahead = place(chunk).map(|place| place.wrapping_sub(at).cast_signed());
+                if pieces.last().is_none_or(|(_, last)| *last != ahead) {
+                    pieces.push((at, ahead));
+                }
+            }
+            let around = &block[differs.saturating_sub(16)..(differs + 48).min(len as usize)];
+            bail!("in {len} bytes from {offset} on: {pieces:?} (where, so far ahead), {around:02x?}");
         }
         offset += len;
         if seed.is_multiple_of(4) && random.random_bool(0.3) {

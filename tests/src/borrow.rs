@@ -103,6 +103,20 @@ impl BorrowedMap {
         unreachable!("a map has fewer entries than there are numbers")
     }
 
+    /// Removes an entry. Its keys have 8 bytes.
+    pub fn remove(&self, key: u64) -> Result<()> {
+        /// The part of `union bpf_attr` (linux/bpf.h) that the command reads.
+        #[repr(C)]
+        struct Attributes {
+            map: u64,
+            key: u64,
+        }
+        const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+        let attributes = Attributes { map: self.0.as_raw_fd() as u64, key: &raw const key as u64 };
+        // SAFETY: the kernel reads a key of the map's size, which outlives the call.
+        unsafe { bpf(BPF_MAP_DELETE_ELEM, &attributes) }.context("no such entry")
+    }
+
     fn name(&self) -> io::Result<String> {
         /// The part of `union bpf_attr` (linux/bpf.h) that the command reads.
         #[repr(C)]

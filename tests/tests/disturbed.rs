@@ -317,3 +317,31 @@ fn a_download_that_lost_bytes_is_reset_both_ways() -> Result<()> {
     drop(leg);
     doubted(&net, daemon, client, &target, (1.0, |client| Ok(client.write_all(ENOUGH)?)))
 }
+
+/// What the kernel loses is missed at once: the target must get nothing that comes after it.
+#[test]
+fn a_leg_that_the_kernel_no_longer_finds() -> Result<()> {
+    let (net, config) = scene()?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        (0..2 * MESSAGES).try_for_each(|_| {
+            stream.expect(b"message")?;
+            Ok::<_, anyhow::Error>(stream.write_all(b"message")?)
+        })?;
+        stream.read_to_ending()
+    })?;
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut client = net.client.connect(daemon.v4())?;
+    talk(&mut client)?;
+    daemon.wait_metric(PROMOTIONS, &[], 2.0)?;
+    let (_, leg) = daemon.process().borrow_leg(client.local_addr()?)?;
+    daemon.process().borrow_map("PEERS")?.remove(SockRef::from(&leg).cookie()?)?;
+    drop(leg);
+    // The session may be reset before all of it is sent.
+    let _broken = (0..100).try_for_each(|_| client.write_all(b"lost, and what comes after it"));
+    client.expect_ending(Ending::Reset)?;
+    let (received, ending) = target.outcome()?;
+    ensure!(received.is_empty() && ending == Ending::Reset, "{ending:?} after {} bytes", received.len());
+    daemon.wait_ended(1, "integrity_reset")?;
+    daemon.wait_metric("landbridge_integrity_resets_total", &[], 1.0)?;
+    daemon.stop().map(drop)
+}

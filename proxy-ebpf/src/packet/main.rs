@@ -28,6 +28,7 @@ mod atomics;
 mod challenge;
 mod checksum;
 mod counters;
+mod exchange;
 mod icmp;
 mod leg;
 mod live;

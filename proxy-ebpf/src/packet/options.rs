@@ -4,8 +4,8 @@ use core::arch::asm;
 
 use landbridge_common::packet::{Joint, KNOWN, Leg, TIMESTAMPS};
 
-use crate::atomics::compare_exchange;
 use crate::checksum::change;
+use crate::exchange::compare_exchange;
 use crate::leg::Arrival;
 use crate::maps::{SCRATCH, Scratch, TCP_WORDS};
 

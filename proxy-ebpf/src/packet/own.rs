@@ -2,7 +2,7 @@
 
 use landbridge_common::packet::{Joint, Tuple};
 
-use crate::atomics::compare_exchange;
+use crate::exchange::compare_exchange;
 use crate::checksum::fold_16;
 use crate::translate;
 

@@ -5,8 +5,8 @@ use landbridge_common::packet::{
     CLIENT_ACKED, DIRTY, Joint, PHASE, PacketCounter, TARGET_ACKED, WAS_RESET, event, phase,
 };
 
-use crate::atomics::{compare_exchange, note};
 use crate::counters::{count, drop, tell};
+use crate::exchange::{compare_exchange, note};
 use crate::leg::Arrival;
 use crate::live;
 use crate::maps::Scratch;

@@ -2,8 +2,9 @@
 
 use landbridge_common::packet::{BY_TARGET, KNOWN, Leg, event, phase};
 
-use crate::atomics::{add, compare_exchange};
+use crate::atomics::add;
 use crate::counters::tell;
+use crate::exchange::compare_exchange;
 use crate::leg::Arrival;
 use crate::parse::{ACK, FIN, RST, Segment};
 use crate::{phases, window};

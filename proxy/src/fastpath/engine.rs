@@ -56,7 +56,7 @@ impl Engine {
     pub(super) fn load(object: &[u8], limits: Limits) -> Result<Loaded, LoadError> {
         let types = fs::read(kernel::BTF).map_err(LoadError::TypesUnreadable)?;
         let bytes_acked = btf::offset_of(&types, "tcp_sock", "bytes_acked")?;
-        let rcv_nxt = btf::offset_of(&types, "tcp_sock", "rcv_nxt")?;
+        let data_segs_in = btf::offset_of(&types, "tcp_sock", "data_segs_in")?;
         let copied_seq = btf::offset_of(&types, "tcp_sock", "copied_seq")?;
         // The verdict takes a packet's sequence number for the first word that it sees of the control block.
         for (structure, field) in [("tcp_skb_cb", "seq"), ("sk_skb_cb", "data")] {
@@ -65,7 +65,7 @@ impl Engine {
         let capacity = limits.budget.saturating_add(slots::RESERVE).min(MAX_FLOWS);
         let mut programs = EbpfLoader::new()
             .override_global("BYTES_ACKED", &bytes_acked, true)
-            .override_global("RCV_NXT", &rcv_nxt, true)
+            .override_global("DATA_SEGS_IN", &data_segs_in, true)
             .override_global("COPIED_SEQ", &copied_seq, true)
             .map_max_entries(maps::FLOWS, capacity)
             .load(object)?;
@@ -133,10 +133,11 @@ impl Engine {
             return Err(PromoteError::OutOfStep { given, counted });
         }
         let acked = TcpInfo::of(sink).map_err(socket("what the sink's peer has acknowledged"))?.acknowledged;
+        let segments = TcpInfo::of(source).map_err(socket("what the source has received"))?.segments;
         self.attach_gate(source)?;
 
         let taken = self.take_slot(limits.budget)?;
-        self.flow(taken.slot).reset(taken.slot, counted, acked, limits);
+        self.flow(taken.slot).reset(taken.slot, (counted, acked), segments, limits);
         let inserted = self.lock_maps().insert(cookie, taken.slot, source, sink);
         if let Err(source) = inserted {
             self.release(taken.slot);

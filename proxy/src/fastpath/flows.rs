@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use landbridge_common::{Flow, SEQUENCE_KNOWN, Slot};
+use landbridge_common::{Flow, Slot};
 
 use super::Limits;
 use super::mapped::{Mapped, field};
@@ -33,15 +33,14 @@ pub(super) fn cell(flows: &Mapped<Flow>, slot: Slot) -> FlowCell<'_> {
 }
 
 impl FlowCell<'_> {
-    /// Prepares the flow for a new direction. Only before the programs can find it.
-    pub(super) fn reset(self, slot: Slot, given: u64, acked: u64, limits: &Limits) {
+    /// Prepares the flow for a new direction, whose source has received so many segments. Only before the programs can find it.
+    pub(super) fn reset(self, slot: Slot, (given, acked): (u64, u64), segments: u32, limits: &Limits) {
         for (field, value) in [
             (field!(self.flow, redirected_bytes, AtomicU64), 0),
             (field!(self.flow, redirected_packets, AtomicU64), 0),
             (field!(self.flow, acked_seen, AtomicU64), acked),
             (field!(self.flow, window, AtomicU64), 0),
             (field!(self.flow, burst, AtomicU64), 0),
-            (field!(self.flow, processed, AtomicU64), 0),
             (field!(self.flow, given, AtomicU64), given),
             (field!(self.flow, soft, AtomicU64), limits.soft),
             (field!(self.flow, hard, AtomicU64), limits.hard),
@@ -52,6 +51,7 @@ impl FlowCell<'_> {
             field.store(value, Ordering::Relaxed);
         }
         field!(self.flow, slot, AtomicU32).store(slot, Ordering::Relaxed);
+        field!(self.flow, ahead, AtomicU32).store(segments, Ordering::Relaxed);
         field!(self.flow, alarm, AtomicU32).store(0, Ordering::Relaxed);
         field!(self.flow, gate, AtomicU32).store(0, Ordering::Release);
     }
@@ -83,11 +83,11 @@ impl FlowCell<'_> {
         field!(self.flow, gate, AtomicU32).store(0, Ordering::SeqCst);
     }
 
-    /// Whether TCP has received everything that the gate let through, so that behind a shut gate no packet is on its way
-    /// to a verdict. False also when it cannot be told: before the first packet, or while a packet is missing.
-    pub(super) fn is_settled(self) -> bool {
-        let passed = field!(self.flow, passed, AtomicU64).load(Ordering::SeqCst);
-        let processed = field!(self.flow, processed, AtomicU64).load(Ordering::SeqCst);
-        passed & SEQUENCE_KNOWN != 0 && passed == processed
+    /// Whether everything that the gate let through has come to TCP, which has received so many `segments`. Behind a shut gate it
+    /// stays so.
+    pub(super) fn is_settled(self, segments: u32) -> bool {
+        let passed = field!(self.flow, passed, AtomicU64).load(Ordering::SeqCst) as u32;
+        let ahead = field!(self.flow, ahead, AtomicU32).load(Ordering::Relaxed);
+        segments.wrapping_sub(passed).wrapping_sub(ahead).cast_signed() >= 0
     }
 }

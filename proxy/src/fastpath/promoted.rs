@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use landbridge_common::{ALARM_BEHIND, ALARM_BULK};
+use landbridge_common::{ALARM_BEHIND, ALARM_BROKEN, ALARM_BULK};
 
 use super::engine::{Engine, Entry};
 use super::flows::Redirected;
@@ -20,10 +20,9 @@ use super::maps::MapError;
 use super::{Limits, PromoteError, tcp};
 use crate::tcp::TcpInfo;
 
-/// How long [`Promoted::stop`] waits for packets that the gate let through and whose verdict was not seen. Most of these
-/// are missing in the stream (lost or out of order), and then no waiting helps; others are between the gate and TCP on
-/// another CPU, which takes about a microsecond.
-const SETTLE: Duration = Duration::from_micros(20);
+/// How long [`Promoted::stop`] waits for packets on their way from the gate to TCP. That takes a microsecond, but another CPU can
+/// be held up in it: by an interrupt, and on a virtual machine by another guest, for milliseconds.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// Something the session should know about a direction that the kernel forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub enum Alarm {
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// Whether it was proven that no packet was on its way to a verdict; else `stop` waited for 20 us.
+    /// Whether no packet was on its way to a verdict any more; else `stop` waited for 50 ms, and one may be lost.
     pub settled: bool,
     /// Packets that the gate dropped since the promotion; their sender repeats them.
     pub gate_dropped: u64,
@@ -121,6 +120,12 @@ impl<'s> Promoted<'s> {
         Ok(Stopped { settled, gate_dropped: flow.gate_dropped() })
     }
 
+    /// Whether the kernel has lost bytes that it had acknowledged. [`Alarm::Behind`] told that something is wrong, and the sink was
+    /// given nothing that came after them. Final once stopped. Reset the session.
+    pub fn is_broken(&self) -> bool {
+        self.engine.flow(self.entry.taken.slot).alarm() & ALARM_BROKEN != 0
+    }
+
     /// Whether the direction is stopped and the sink's TCP has been given everything that the kernel redirected. Only then
     /// user space may write to the sink.
     ///
@@ -165,21 +170,20 @@ impl<'s> Promoted<'s> {
         }
     }
 
-    /// With the gate shut, waits until no packet is on its way to a verdict; returns whether that is certain.
+    /// With the gate shut, waits until no packet is on its way to a verdict; returns whether that is so.
     ///
-    /// Deleting a source while a verdict runs on it loses what the verdict has in hand. Behind a shut gate only packets
-    /// matter that had passed it: when TCP has received up to the newest of them, all others are repetitions, which TCP
-    /// discards on its own.
+    /// Deleting a source while a verdict runs on it loses what the verdict has in hand, and all that is queued.
     fn settle(&self) -> io::Result<bool> {
         let flow = self.engine.flow(self.entry.taken.slot);
         let begin = Instant::now();
         loop {
-            let settled = flow.is_settled();
-            let waited = begin.elapsed() >= SETTLE;
-            // Takes the source's lock: what waited for it has been processed, and a verdict that ran has ended.
-            TcpInfo::of(self.source)?;
-            if settled || waited {
-                return Ok(settled);
+            // Takes the source's lock: what had come to TCP has been processed, and a verdict that ran has ended.
+            let segments = TcpInfo::of(self.source)?.segments;
+            if flow.is_settled(segments) {
+                return Ok(true);
+            }
+            if begin.elapsed() >= SETTLE {
+                return Ok(false);
             }
         }
     }

@@ -321,6 +321,9 @@ impl<'a> Flow<'a> {
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
         };
         entered.promoted.stop().map_err(|_gone| Broken::Source)?;
+        if entered.promoted.is_broken() {
+            return Poll::Ready(Err(Broken::Integrity));
+        }
         self.life.on(Event::Stopped);
         self.cell.demotions(why).add(1);
         self.judge.demoted(why);
