@@ -70,6 +70,24 @@ impl Net {
         Ok((address, port).into())
     }
 
+    /// Puts target host `far` behind target host `near`, which becomes a router. It keeps its addresses; the router's device to
+    /// it has its name.
+    pub fn put_behind(&self, near: u8, far: u8) -> Result<()> {
+        let [router, host] = [near, far].map(|index| &self.targets[usize::from(index)]);
+        let [near, far] = [near + 1, far + 1];
+        self.proxy.ip(&format!("link del {}", host.name()))?;
+        Link::default().join(router, host, far)?;
+        for family in ["ipv4", "ipv6"] {
+            router.set_sysctl(&format!("{family}/conf/all/forwarding"), "1")?;
+        }
+        self.proxy.ip(&format!("route add {} via {}", far_v4(far), far_v4(near)))?;
+        self.proxy.ip(&format!("route add {} via {}", far_v6(far), far_v6(near)))?;
+        for gateway in [IpAddr::from(near_v4(far)), near_v6(far).into()] {
+            host.ip(&format!("route add default via {gateway}"))?;
+        }
+        Ok(())
+    }
+
     /// From now on nothing passes between the proxy and target host `index`, as if that had lost power.
     pub fn cut_target(&self, index: u8) -> Result<()> {
         self.cut(&self.targets[usize::from(index)], index + 1)

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Scripted;
-use landbridge_tests::{Checker, Config, Daemon, Ending, Host, Net, PATIENCE, SocketExt, Source, eventually};
+use landbridge_tests::{Checker, Config, Daemon, Ending, Host, Metrics, Net, PATIENCE, SocketExt, Source, eventually};
 
 /// The least that IPv6 allows, in bytes.
 const NARROW: u32 = 1280;
+
+/// What only IPv4 allows, in bytes.
+const NARROWER: u32 = 1000;
 
 /// Longer than a few retransmission timeouts of 200 ms, doubled each time, and far less than it takes to give a path up.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
@@ -56,15 +59,111 @@ fn an_upload_from_one_family_to_the_other_goes_on_when_the_path_shrinks() -> Res
     shrinks(Direction::Up, Host::v6, Host::v4)
 }
 
-/// `listener`, `target`: the families of the legs.
-fn shrinks(
-    direction: Direction,
-    listener: fn(&Host, u16) -> SocketAddr,
-    target: fn(&Host, u16) -> SocketAddr,
-) -> Result<()> {
+#[test]
+fn an_upload_goes_on_when_the_path_behind_a_router_shrinks() -> Result<()> {
+    for family in [Host::v4, Host::v6] {
+        let metrics = shrinks_behind_a_router(NARROW, family, family)?;
+        ensure!(metrics.value(PACKETS, &[("verdict", "icmp_translated")]) > 0.0, "{}", metrics.lines(PACKETS));
+    }
+    Ok(())
+}
+
+/// The router's errors are of one family, and the sender knows the other one only.
+#[test]
+fn an_upload_from_one_family_to_the_other_goes_on_when_the_path_behind_a_router_shrinks() -> Result<()> {
+    for [listener, target] in [[Host::v4, Host::v6], [Host::v6, Host::v4]] {
+        let metrics = shrinks_behind_a_router(NARROW, listener, target)?;
+        ensure!(metrics.value(PACKETS, &[("verdict", "icmp_translated")]) > 0.0, "{}", metrics.lines(PACKETS));
+    }
+    Ok(())
+}
+
+/// An IPv6 sender cannot be told so: the router has to make fragments.
+#[test]
+fn an_upload_over_ipv6_goes_on_when_the_path_shrinks_below_what_ipv6_allows() -> Result<()> {
+    shrinks_behind_a_router(NARROWER, Host::v6, Host::v4).map(drop)
+}
+
+#[test]
+fn an_upload_goes_on_when_the_path_behind_an_overlay_shrinks() -> Result<()> {
+    for listener in [Host::v4, Host::v6] {
+        let net = Net::new(2)?;
+        net.put_behind(0, 1)?;
+        lay_overlay(&net)?;
+        let metrics = beyond(&net, NARROW, listener, Host::v4)?;
+        ensure!(metrics.value(PACKETS, &[("verdict", "icmp_translated")]) > 0.0, "{}", metrics.lines(PACKETS));
+        ensure!(net.client.counter("Tcp", "InCsumErrors")? == 0, "a checksum was wrong");
+    }
+    Ok(())
+}
+
+const PACKETS: &str = "landbridge_packet_packets_total";
+
+/// The address of a host and a port, by its family.
+type Family = fn(&Host, u16) -> SocketAddr;
+
+/// The path of one device of the proxy's own. `listener`, `target`: the families of the legs.
+fn shrinks(direction: Direction, listener: Family, target: Family) -> Result<()> {
     let net = Net::new(1)?;
+    let narrowed = if direction == Direction::Up { &net.targets[0] } else { &net.client };
+    let shrink = || {
+        // Its own end too: a device takes no longer packets than it sends.
+        narrowed.ip(&format!("link set eth0 mtu {NARROW}"))?;
+        net.proxy.ip(&format!("link set {} mtu {NARROW}", narrowed.name()))
+    };
+    let metrics = goes_on(&net, direction, (listener, target(&net.targets[0], 9000)), &net.targets[0], &shrink)?;
+    let too_long = metrics.value(PACKETS, &[("verdict", "too_long")]);
+    ensure!(too_long > 0.0, "no packet was too long: {}", metrics.lines(PACKETS));
+    Ok(())
+}
+
+/// The path to a target behind a router comes to take so many bytes; the proxy's own devices stay as they are.
+fn shrinks_behind_a_router(mtu: u32, listener: Family, target: Family) -> Result<Metrics> {
+    let net = Net::new(2)?;
+    net.put_behind(0, 1)?;
+    beyond(&net, mtu, listener, target)
+}
+
+/// `net`: target host 0 is a router, and host 1 behind it.
+fn beyond(net: &Net, mtu: u32, listener: Family, target: Family) -> Result<Metrics> {
+    let [router, host] = [&net.targets[0], &net.targets[1]];
+    let shrink = || {
+        host.ip(&format!("link set eth0 mtu {mtu}"))?;
+        router.ip(&format!("link set {} mtu {mtu}", host.name()))
+    };
+    let metrics = goes_on(net, Direction::Up, (listener, target(host, 9000)), host, &shrink)?;
+    ensure!(metrics.value(PACKETS, &[("verdict", "too_long")]) == 0.0, "{}", metrics.lines(PACKETS));
+    Ok(metrics)
+}
+
+/// Lays a VXLAN over the link to the router, and routes to the host behind it by that. Its packets arrive with a sum over all of
+/// them (`CHECKSUM_COMPLETE`), as some hardware delivers it: the kernel makes one of the UDP checksum that it has checked, which
+/// has to be there, so that the link's devices may not leave it out.
+fn lay_overlay(net: &Net) -> Result<()> {
+    let router = &net.targets[0];
+    let ends = [(&net.proxy, router.name(), [1, 2]), (router, "eth0", [2, 1])];
+    for (end, device, [own, other]) in ends {
+        let off = end.command("ethtool").args(["--offload", device, "tx", "off"]).output()?;
+        ensure!(off.status.success(), "{off:?}");
+        let link = format!("local 10.0.1.{own} remote 10.0.1.{other} dstport 4789 dev {device}");
+        end.ip(&format!("link add overlay type vxlan id 7 {link} udpcsum"))?;
+        end.ip(&format!("addr add 10.7.0.{own}/24 dev overlay"))?;
+        end.ip("link set overlay up")?;
+    }
+    net.proxy.ip("route replace 10.0.2.2 via 10.7.0.2")
+}
+
+/// A stream goes on after `shrink`. The client connects by the family of the `listener`, and a server on `host` listens on
+/// the `target`'s address.
+fn goes_on(
+    net: &Net,
+    direction: Direction,
+    (listener, target): (Family, SocketAddr),
+    host: &Host,
+    shrink: &dyn Fn() -> Result<()>,
+) -> Result<Metrics> {
     let flow: &'static Flow = Box::leak(Box::default());
-    let server = Scripted::start(&net.targets[0], 9000, move |mut stream| {
+    let server = Scripted::start(host, 9000, move |mut stream| {
         // A question and an answer now and then, so that the session is joined.
         for _ in 0..20 {
             stream.expect(GREETING)?;
@@ -72,7 +171,7 @@ fn shrinks(
         }
         flow.take_part(stream, direction == Direction::Up)
     })?;
-    let config = Config::single(target(&net.targets[0], 9000)).bind("[::]:8000");
+    let config = Config::single(target).bind("[::]:8000");
     let mut daemon = Daemon::start(&net.proxy, &config)?;
     let mut client = net.client.connect(listener(&net.proxy, daemon.v4().port()))?;
     for _ in 0..20 {
@@ -81,14 +180,11 @@ fn shrinks(
     daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
     flow.may_begin.store(true, Ordering::Relaxed);
 
-    let narrowed = if direction == Direction::Up { &net.targets[0] } else { &net.client };
     let pause = thread::scope(|scope| {
         let client = scope.spawn(|| flow.take_part(client, direction == Direction::Down));
         let shrink = || -> Result<()> {
             flow.reaches(AMOUNT)?;
-            // Its own end too: a device takes no longer packets than it sends.
-            narrowed.ip(&format!("link set eth0 mtu {NARROW}"))?;
-            net.proxy.ip(&format!("link set {} mtu {NARROW}", narrowed.name()))?;
+            shrink()?;
             flow.reaches(flow.received.load(Ordering::Relaxed) + AMOUNT)
         };
         let shrunk = shrink();
@@ -101,11 +197,10 @@ fn shrinks(
 
     daemon.wait_ended(1, if direction == Direction::Up { "client_closed" } else { "target_closed" })?;
     let metrics = daemon.metrics()?;
-    let too_long = metrics.value("landbridge_packet_packets_total", &[("verdict", "too_long")]);
-    ensure!(too_long > 0.0, "no packet was too long: {}", metrics.lines("landbridge_packet_packets_total"));
     let joined = metrics.value("landbridge_bytes_total", &[("datapath", "packet")]);
     ensure!(joined >= (2 * AMOUNT) as f64, "only {joined} bytes were forwarded as packets");
-    daemon.stop().map(drop)
+    daemon.stop()?;
+    Ok(metrics)
 }
 
 /// A stream of known bytes in one direction.

@@ -10,14 +10,14 @@ use crate::parse::{Ip, MAPPED};
 use crate::route::{self, Question};
 use crate::skb::{NEXT, Refused, Skb};
 use crate::translate::{self, ports};
-use crate::{phases, window};
+use crate::{between, phases, window};
 
-const ICMP: u8 = 1;
+pub(crate) const ICMP: u8 = 1;
 const TCP: u32 = 6;
-const ICMPV6: u8 = 58;
+pub(crate) const ICMPV6: u8 = 58;
 
 /// The header of an error, before the packet that it is about.
-const HEADER: u32 = 8;
+pub(crate) const HEADER: u32 = 8;
 /// Where its checksum is.
 const CHECKSUM: u32 = 2;
 
@@ -30,9 +30,9 @@ const LAST_OF_V6: u32 = 3;
 /// Decides about an ICMP packet.
 #[inline(always)]
 pub(crate) fn ipv4<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut Scratch) -> Result<i32, Refused> {
-    let mut head = 0_u32;
+    let mut head = [0_u32; 2];
     skb.load(20, &raw mut head)?;
-    let kind = head & 0xff;
+    let kind = head[0] & 0xff;
     if kind != UNREACHABLE && kind != TIME_EXCEEDED {
         return Ok(NEXT);
     }
@@ -49,13 +49,26 @@ pub(crate) fn ipv4<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut S
     about.source_port = (inner[5] >> 16) as u16;
     about.destination_port = inner[5] as u16;
     let Some(arrival) = leg::find(about) else { return Ok(NEXT) };
-    let sequence = match origin(arrival, u32::from_be(inner[6]), false) {
-        Origin::Known(sequence) => sequence,
-        Origin::Foreign => return Ok(NEXT),
-        Origin::Implausible => return Ok(drop(arrival.joint, PacketCounter::OutOfWindow)),
+    if phases::state(arrival.joint) & PHASE != phase::LIVE {
+        return Ok(NEXT);
+    }
+    // SAFETY: the map keeps the value in place; the daemon wrote these before it armed the joint.
+    let (out, to_ipv6) = unsafe { (&(*arrival.leg).out, (*arrival.other).is_ipv6 != 0) };
+    let says = [u32::from_be(head[0]) >> 16, u32::from_be(head[1])];
+    let says = if to_ipv6 { between::v4_to_v6(says) } else { Some(says) };
+    let Some(says) = says else { return Ok(NEXT) };
+    let Some(sequence) = origin(arrival, u32::from_be(inner[6])) else {
+        return Ok(drop(arrival.joint, PacketCounter::OutOfWindow));
     };
-    // SAFETY: the map keeps the value in place; the daemon wrote this before it armed the joint.
-    let out = unsafe { &(*arrival.leg).out };
+    if to_ipv6 {
+        let quoted = between::Quoted {
+            class: u32::from_be(inner[0]) >> 16 & 0xff,
+            payload: (u32::from_be(inner[0]) & 0xffff).wrapping_sub(20),
+            hops: u32::from_be(inner[2]) >> 24,
+            sequence,
+        };
+        return Ok(between::send(skb, ip, scratch, arrival, &quoted, says));
+    }
 
     let addresses = change(inner[3], out.destination[3]) + change(inner[4], out.source[3]);
     let sum = updated((inner[2] >> 16) as u16, addresses);
@@ -73,9 +86,9 @@ pub(crate) fn ipv4<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut S
 /// Decides about an `ICMPv6` packet.
 #[inline(always)]
 pub(crate) fn ipv6<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut Scratch) -> Result<i32, Refused> {
-    let mut head = 0_u32;
+    let mut head = [0_u32; 2];
     skb.load(40, &raw mut head)?;
-    let kind = head & 0xff;
+    let kind = head[0] & 0xff;
     if kind == 0 || kind > LAST_OF_V6 {
         return Ok(NEXT);
     }
@@ -90,13 +103,26 @@ pub(crate) fn ipv6<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut S
     about.source_port = (inner[10] >> 16) as u16;
     about.destination_port = inner[10] as u16;
     let Some(arrival) = leg::find(about) else { return Ok(NEXT) };
-    let sequence = match origin(arrival, u32::from_be(inner[11]), true) {
-        Origin::Known(sequence) => sequence,
-        Origin::Foreign => return Ok(NEXT),
-        Origin::Implausible => return Ok(drop(arrival.joint, PacketCounter::OutOfWindow)),
+    if phases::state(arrival.joint) & PHASE != phase::LIVE {
+        return Ok(NEXT);
+    }
+    // SAFETY: the map keeps the value in place; the daemon wrote these before it armed the joint.
+    let (out, to_ipv6) = unsafe { (&(*arrival.leg).out, (*arrival.other).is_ipv6 != 0) };
+    let says = [u32::from_be(head[0]) >> 16, u32::from_be(head[1])];
+    let says = if to_ipv6 { Some(says) } else { between::v6_to_v4(says) };
+    let Some(says) = says else { return Ok(NEXT) };
+    let Some(sequence) = origin(arrival, u32::from_be(inner[11])) else {
+        return Ok(drop(arrival.joint, PacketCounter::OutOfWindow));
     };
-    // SAFETY: the map keeps the value in place; the daemon wrote this before it armed the joint.
-    let out = unsafe { &(*arrival.leg).out };
+    if !to_ipv6 {
+        let quoted = between::Quoted {
+            class: u32::from_be(inner[0]) >> 20 & 0xff,
+            payload: u32::from_be(inner[1]) >> 16,
+            hops: u32::from_be(inner[1]) & 0xff,
+            sequence,
+        };
+        return Ok(between::send(skb, ip, scratch, arrival, &quoted, says));
+    }
 
     let (back, sequence) = (ports(out.destination_port, out.source_port), sequence.to_be());
     let mut changes = change(inner[10], back) + change(inner[11], sequence);
@@ -112,29 +138,13 @@ pub(crate) fn ipv6<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut S
     Ok(send(skb, ip, scratch, arrival, changes))
 }
 
-enum Origin {
-    /// The other peer sent it, with this sequence number.
-    Known(u32),
-    /// The packet is not one that was sent on.
-    Foreign,
-    /// It would be one, but nothing with this number is on its way.
-    Implausible,
-}
-
-/// Where the packet came from that an error on this leg is about.
+/// The sequence number, as the other peer sent it, of the packet that an error on this leg is about; `None` if nothing with
+/// this number is on its way.
 #[inline(always)]
-fn origin(arrival: Arrival, sequence: u32, is_ipv6: bool) -> Origin {
-    // SAFETY: the map keeps the value in place; the daemon wrote these before it armed the joint.
-    let (other_is_ipv6, delta) = unsafe { ((*arrival.other).is_ipv6 != 0, (*arrival.other).sequence_delta) };
-    if phases::state(arrival.joint) & PHASE != phase::LIVE || other_is_ipv6 != is_ipv6 {
-        return Origin::Foreign;
-    }
-    let sequence = sequence.wrapping_sub(delta);
-    if window::is_on_its_way(sequence, arrival.other, arrival.leg) {
-        Origin::Known(sequence)
-    } else {
-        Origin::Implausible
-    }
+fn origin(arrival: Arrival, sequence: u32) -> Option<u32> {
+    // SAFETY: the map keeps the value in place; the daemon wrote this before it armed the joint.
+    let sequence = sequence.wrapping_sub(unsafe { (*arrival.other).sequence_delta });
+    if window::is_on_its_way(sequence, arrival.other, arrival.leg) { Some(sequence) } else { None }
 }
 
 /// Sends the error on, with the packet in the scratch that it now is about.
@@ -146,7 +156,7 @@ fn send<const LINK: u32>(skb: Skb<LINK>, ip: &Ip<'_>, scratch: *mut Scratch, arr
     }
     // SAFETY: the map keeps the value in place; the daemon wrote this before it armed the joint.
     let out = unsafe { &(*arrival.leg).out };
-    let Some(pseudo) = translate::ip(scratch, ip, out, ip.is_ipv6) else {
+    let Some(pseudo) = translate::ip(scratch, ip, out, ip.is_ipv6, None) else {
         return drop(joint, PacketCounter::Untranslatable);
     };
     let protocol = if ip.is_ipv6 { ICMPV6 } else { ICMP };

@@ -12,7 +12,7 @@ use crate::phases;
 use crate::route::{self, NoWay, Question};
 use crate::skb::{self, Refused, Skb};
 use crate::translate::{self, Changes};
-use crate::{challenge, too_long, track, window};
+use crate::{challenge, own, too_long, track, window};
 
 const TCP: u8 = 6;
 const CHECKSUM: u32 = 16;
@@ -49,13 +49,16 @@ pub(crate) fn forward<const LINK: u32>(
     let Some(header) = translate::tcp(scratch, &segment, arrival, now) else {
         return drop(joint, PacketCounter::Untranslatable);
     };
-    let Some(pseudo) = translate::ip(scratch, ip, out, to_ipv6) else {
-        return drop(joint, PacketCounter::Untranslatable);
-    };
     let ip_header = if to_ipv6 { 40 } else { 20 };
     let gso_size = skb.gso_size();
     let payload = if gso_size != 0 { gso_size } else { segment.payload };
     let len = ip_header + segment.header + payload;
+    // No IPv6 packet has to be shorter than the least: routers may make fragments (RFC 7915, 5.1). The sequence number tells
+    // the packets apart.
+    let parts = if len + 20 <= own::LEAST_V6 { Some(segment.sequence) } else { None };
+    let Some(pseudo) = translate::ip(scratch, ip, out, to_ipv6, parts) else {
+        return drop(joint, PacketCounter::Untranslatable);
+    };
     let question = Question { protocol: TCP, class: translate::class(ip), len, is_ipv6: to_ipv6 };
     let way = if skb.can_have_link_header(len) {
         route::find(skb, scratch, arrival.leg, &question)

@@ -10,7 +10,7 @@
 //!
 //! | helper | for | kernel |
 //! |---|---|---|
-//! | `bpf_skb_change_proto` | legs of different families | 4.8 |
+//! | `bpf_skb_change_proto` | legs of different families, and errors between them | 4.8 |
 //! | `bpf_skb_change_tail`, `bpf_csum_update` | the turning packet, answers, padding | 4.9 |
 //! | `bpf_clone_redirect` | the turning packet | 4.2 |
 //! | `bpf_skb_change_head` | `packet_raw`, ICMP errors of this host | 5.8 in this type of program |
@@ -25,6 +25,7 @@
 
 #[path = "../atomics.rs"]
 mod atomics;
+mod between;
 mod challenge;
 mod checksum;
 mod counters;

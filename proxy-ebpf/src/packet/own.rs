@@ -2,12 +2,15 @@
 
 use landbridge_common::packet::{Joint, Tuple};
 
-use crate::exchange::compare_exchange;
 use crate::checksum::fold_16;
+use crate::exchange::compare_exchange;
 use crate::translate;
 
 /// How many routers may see it: what Linux gives its own packets.
 const HOPS: u32 = 64;
+
+/// The least that every way takes as one IPv6 packet (RFC 8200), in bytes.
+pub(crate) const LEAST_V6: u32 = 1280;
 
 /// Whether it is time for another answer about this joint, which is then taken note of. By exchange, so that one packet
 /// on each CPU does not get one each.
@@ -41,4 +44,12 @@ pub(crate) fn ip(new: &mut [u32; 10], out: &Tuple, is_ipv6: bool, protocol: u32,
     new[3] = source;
     new[4] = destination;
     addresses
+}
+
+/// The first eight bytes of an ICMP error that says this, where all else that its checksum covers has this sum.
+#[inline(always)]
+pub(crate) fn error(says: [u32; 2], sum: u64) -> [u32; 2] {
+    let [kind, more] = [says[0].to_be(), says[1].to_be()];
+    let sum = sum + u64::from(kind) + u64::from(more);
+    [kind | u32::from(!fold_16(sum)) << 16, more]
 }

@@ -7,7 +7,7 @@ use crate::checksum::fold_16;
 use crate::counters::drop;
 use crate::leg::Arrival;
 use crate::maps::Scratch;
-use crate::own;
+use crate::own::{self, LEAST_V6};
 use crate::parse::Ip;
 use crate::route::{self, Question};
 use crate::skb::{Refused, Skb};
@@ -22,9 +22,6 @@ const QUOTED: u32 = 20;
 /// "Fragmentation needed" and "packet too big", type and code.
 const UNREACHABLE: u32 = 3 << 24 | 4 << 16;
 const TOO_BIG: u32 = 2 << 24;
-
-/// The least that every way takes as one IPv6 packet (RFC 8200), in bytes.
-const LEAST_V6: u32 = 1280;
 
 /// Turns the packet into the error, and sends it back. `limit`: what the way takes, in bytes.
 #[inline(always)]
@@ -102,9 +99,7 @@ fn write<const LINK: u32>(
         error = [TOO_BIG, if limit < LEAST_V6 { LEAST_V6 } else { limit }];
         sum += addresses + u64::from(payload.to_be()) + u64::from(protocol.to_be());
     }
-    error = [error[0].to_be(), error[1].to_be()];
-    sum += u64::from(error[0]) + u64::from(error[1]);
-    error[0] |= u32::from(!fold_16(sum)) << 16;
+    let error = own::error(error, sum);
 
     skb.cut(at + QUOTED)?;
     skb.store_bytes(at, (&raw const *tcp).cast(), QUOTED)?;

@@ -104,9 +104,10 @@ pub(crate) fn ipv6_addresses(new: &mut [u32; 10], out: &Tuple) -> u64 {
 }
 
 /// Makes the new IP header in the scratch, with one hop less; returns how the pseudo header's sum changes, or `None` if
-/// the other family cannot tell the length.
+/// the other family cannot tell the length. `parts`: from IPv6 to IPv4, whether routers may make fragments, and of which
+/// identification.
 #[inline(always)]
-pub(crate) fn ip(scratch: *mut Scratch, ip: &Ip<'_>, out: &Tuple, to_ipv6: bool) -> Option<u64> {
+pub(crate) fn ip(scratch: *mut Scratch, ip: &Ip<'_>, out: &Tuple, to_ipv6: bool, parts: Option<u32>) -> Option<u64> {
     // SAFETY: the scratch is this run's.
     let new = unsafe { &mut (*scratch).ip };
     let mut pseudo = 0;
@@ -145,7 +146,11 @@ pub(crate) fn ip(scratch: *mut Scratch, ip: &Ip<'_>, out: &Tuple, to_ipv6: bool)
         }
         new[0] = (0x4500_0000 | class(ip) << 16 | len).to_be();
         // No identification is needed where nobody may make fragments.
-        new[1] = 0x4000_u32.to_be();
+        new[1] = match parts {
+            Some(identification) => identification << 16,
+            None => 0x4000,
+        }
+        .to_be();
         let third = ((hops(ip) - 1) << 24 | 6 << 16).to_be();
         let sum = u64::from(new[0]) + u64::from(new[1]) + u64::from(third) + u64::from(source) + u64::from(destination);
         new[2] = third | u32::from(!fold_16(sum)) << 16;

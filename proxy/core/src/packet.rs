@@ -4,6 +4,7 @@
 //! for byte, the joint included. Packets begin with the IP header here.
 
 pub mod answer;
+mod between;
 pub mod checksum;
 pub mod icmp;
 pub mod options;

@@ -108,6 +108,89 @@ fn errors_go_back_to_whom_they_concern() {
     }
 }
 
+/// An error's type and code, and the size that it tells.
+type Says = ([u8; 2], u32);
+
+/// What an error of IPv4 or IPv6 is in the other family: RFC 7915, 4.2 and 5.2.
+const BETWEEN: [(bool, Says, Option<Says>); 22] = [
+    (false, ([3, 0], 0), Some(([1, 0], 0))),
+    (false, ([3, 1], 0), Some(([1, 0], 0))),
+    (false, ([3, 2], 0), None),
+    (false, ([3, 3], 0), Some(([1, 4], 0))),
+    (false, ([3, 4], 1400), Some(([2, 0], 1420))),
+    (false, ([3, 4], 1000), Some(([2, 0], 1280))),
+    (false, ([3, 4], 0), Some(([2, 0], 1280))),
+    (false, ([3, 6], 0), Some(([1, 0], 0))),
+    (false, ([3, 13], 0), Some(([1, 1], 0))),
+    (false, ([3, 14], 0), None),
+    (false, ([11, 0], 0), Some(([3, 0], 0))),
+    (false, ([11, 1], 0), Some(([3, 1], 0))),
+    (true, ([1, 0], 0), Some(([3, 1], 0))),
+    (true, ([1, 1], 0), Some(([3, 10], 0))),
+    (true, ([1, 3], 0), Some(([3, 1], 0))),
+    (true, ([1, 4], 0), Some(([3, 3], 0))),
+    (true, ([1, 5], 0), None),
+    (true, ([2, 0], 1400), Some(([3, 4], 1380))),
+    (true, ([2, 0], 1280), Some(([3, 4], 1260))),
+    (true, ([2, 0], 68), Some(([3, 4], 1260))),
+    (true, ([2, 0], 1 << 20), Some(([3, 4], 0xffff))),
+    (true, ([3, 0], 0), Some(([11, 0], 0))),
+];
+
+#[test]
+fn errors_go_back_to_a_peer_of_the_other_family() {
+    let Some(mut rig) = Rig::new() else { return };
+    for link in LINKS {
+        for (is_ipv6, ([kind, code], word), expected) in BETWEEN {
+            for side in [CLIENT, TARGET] {
+                let header = if is_ipv6 { 40 } else { 20 };
+                // Shorter and longer than what is made of it.
+                for quoted in [header + 8, header + 33, header + 120] {
+                    let ends = if side == CLIENT {
+                        Ends::new(is_ipv6, !is_ipv6, link)
+                    } else {
+                        Ends::new(!is_ipv6, is_ipv6, link)
+                    };
+                    let mut joint = ends.joint();
+                    let (leg, origin) = (joint.legs[side], &mut joint.legs[1 - side]);
+                    origin.newest = KNOWN | u64::from(origin.received.wrapping_add(1000));
+                    let sequence = leg.sent.wrapping_add(900);
+                    let original = origin.received.wrapping_add(900);
+                    let packet = Packet { class: 0xb8, ..sent_on(&ends, side, sequence, leg.received) };
+                    let error = packet.error(router(ends.0[side][0].0), kind, code, word, quoted);
+                    let ran = rig.run(link, &ends, &joint, &error);
+                    let Some(([kind, code], word)) = expected else {
+                        assert_eq!(ran.verdict, Verdict::Pass, "{kind} {code}");
+                        continue;
+                    };
+                    assert!(is_intact(&ran.packet), "{:02x?}", ran.packet);
+
+                    // As this host itself would say it about the packet that the other peer has sent.
+                    let [peer, own] = ends.0[1 - side];
+                    let as_sent =
+                        Packet { source: peer, destination: own, sequence: original, identification: 0, ..packet };
+                    let header = if is_ipv6 { 20 } else { 40 };
+                    let mut expected = as_sent.error(own.0, kind, code, word, header + 8);
+                    // It is a new packet.
+                    if is_ipv6 {
+                        expected[1] = 0;
+                        expected[8] = 64;
+                        expected[10..12].fill(0);
+                    } else {
+                        expected[..2].copy_from_slice(&[0x60, 0]);
+                        expected[7] = 64;
+                    }
+                    let mut got = ran.packet;
+                    if is_ipv6 {
+                        got[10..12].fill(0);
+                    }
+                    assert_eq!(got, expected, "{got:02x?}\n{expected:02x?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn errors_about_nothing_on_its_way_are_dropped() {
     let Some(mut rig) = Rig::new() else { return };
@@ -146,7 +229,7 @@ fn other_errors_are_left_to_the_stack() {
     let other = Packet { source: (packet.source.0, 1), ..packet.clone() };
     rig.run_foreign(Link::Ethernet, &other.error(from, 3, 4, 0, 28));
 
-    // Not live, and legs of two families, whose errors cannot be told to each other.
+    // Not live.
     for state in [phase::FREE, phase::WATCHED, phase::PREPARED, phase::ARMED, phase::CLOSED, phase::RESET, phase::DEAD]
     {
         let mut joint = joint;
@@ -154,9 +237,6 @@ fn other_errors_are_left_to_the_stack() {
         let ran = rig.run(Link::Ethernet, &ends, &joint, &packet.error(from, 3, 4, 1280, 28));
         assert_eq!(ran.verdict, Verdict::Pass);
     }
-    let ends = Ends::new(true, false, Link::Ethernet);
-    let ran = rig.run(Link::Ethernet, &ends, &ends.joint(), &packet.error(from, 3, 4, 1280, 28));
-    assert_eq!(ran.verdict, Verdict::Pass);
 }
 
 /// Errors with any bytes wrong: programs and model agree about whose they are, and what becomes of them.

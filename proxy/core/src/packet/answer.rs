@@ -20,7 +20,7 @@ const TCP: usize = 20;
 const ICMP: usize = 8;
 
 /// The least that every way takes as one IPv6 packet (RFC 8200), in bytes.
-const LEAST_V6: usize = 1280;
+pub(super) const LEAST_V6: usize = 1280;
 
 /// The acknowledgement by which a SYN is answered in the middle of a connection (RFC 9293, 3.10.7.4). A peer that knows
 /// of the connection ignores it; one that has started again resets by its number. `None` if it is too early for one.
@@ -99,10 +99,15 @@ pub fn too_long(joint: &mut Joint, arrival: Arrival, segment: &Segment<'_>, out:
     let field = fixed_point(tcp);
     tcp[16..18].copy_from_slice(&field.to_be_bytes());
 
-    let pseudo = if header == 40 { checksum::sum(addresses(ip)) + error.len() as u64 + 58 } else { 0 };
+    seal(ip, error);
+    Some(header + ICMP + quoted)
+}
+
+/// Computes the checksum of an ICMP error behind this IP header.
+pub(super) fn seal(ip: &[u8], error: &mut [u8]) {
+    let pseudo = if ip.len() == 40 { checksum::sum(addresses(ip)) + error.len() as u64 + 58 } else { 0 };
     let field = checksum::of(error, pseudo);
     error[2..4].copy_from_slice(&field.to_be_bytes());
-    Some(header + ICMP + quoted)
 }
 
 /// What the checksum field of the quoted header has to be, so that computing it once more, from the header alone, changes
@@ -124,7 +129,7 @@ fn is_due(joint: &mut Joint, now: u64, interval: u64) -> bool {
 }
 
 /// Writes the IP header of a packet of this host, with so many bytes behind it.
-fn internet(out: &Tuple, protocol: u8, payload: usize, ip: &mut [u8]) {
+pub(super) fn internet(out: &Tuple, protocol: u8, payload: usize, ip: &mut [u8]) {
     ip.fill(0);
     if ip.len() == 40 {
         ip[0] = 0x60;

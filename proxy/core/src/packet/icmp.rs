@@ -4,10 +4,10 @@ use landbridge_common::packet::{Joint, PHASE, PacketCounter, Tuple, phase};
 
 use super::parse::{be16, be32, tuple};
 use super::translate::{readdressed, write_addresses};
-use super::{Arrival, Outcome, Verdict, checksum, dropped, window};
+use super::{Arrival, Outcome, Verdict, between, checksum, dropped, window};
 
 /// The header of an error, before the packet that it is about.
-const HEADER: usize = 8;
+pub(super) const HEADER: usize = 8;
 
 /// The length of the IP header of a packet that is an error that TCP acts on.
 fn header(packet: &[u8]) -> Option<usize> {
@@ -46,20 +46,32 @@ pub fn about(packet: &[u8]) -> Option<Tuple> {
 /// Decides about an ICMP error that is [`about`] a packet which was sent on to the peer of the leg `arrival.side`.
 ///
 /// # Panics
-/// `out` is shorter than the packet, or this is no such error.
+/// `out` is shorter than the packet or than 96 bytes, or this is no such error.
 pub fn arrive(joint: &mut Joint, arrival: Arrival, packet: &[u8], out: &mut [u8]) -> Outcome {
     let header = header(packet).expect("the caller found out whose it is");
     let (leg, origin) = (&joint.legs[arrival.side], &joint.legs[1 - arrival.side]);
-    if joint.state & PHASE != phase::LIVE || (origin.is_ipv6 != 0) != (header == 40) {
+    if joint.state & PHASE != phase::LIVE {
         return Outcome::of(Verdict::Pass);
     }
+    let other = if (origin.is_ipv6 != 0) == (header == 40) {
+        None
+    } else {
+        let Some(head) = between::head(header == 40, &packet[header..]) else { return Outcome::of(Verdict::Pass) };
+        Some(head)
+    };
     let inner = header + HEADER;
     let sequence = be32(packet, inner + header + 4).wrapping_sub(origin.sequence_delta);
     if !window::is_on_its_way(sequence, origin, leg) {
         return dropped(joint, PacketCounter::OutOfWindow);
     }
     let hops = if header == 40 { packet[7] } else { packet[8] };
-    if hops <= 1 || packet.len() > arrival.mtu {
+    if hops <= 1 {
+        return dropped(joint, PacketCounter::NoRoute);
+    }
+    if let Some(head) = other {
+        return Outcome::of(Verdict::Forward(between::make(joint, arrival, head, (&packet[inner..], sequence), out)));
+    }
+    if packet.len() > arrival.mtu {
         return dropped(joint, PacketCounter::NoRoute);
     }
 

@@ -2,6 +2,7 @@
 
 use landbridge_common::packet::{Joint, KNOWN, TIMESTAMPS, Tuple};
 
+use super::answer::LEAST_V6;
 use super::parse::{Segment, be16, be32, flag};
 use super::{Arrival, checksum, options};
 
@@ -135,8 +136,13 @@ fn internet(segment: &Segment<'_>, out: &Tuple, ip: &mut [u8]) {
             ip[0] = 0x45;
             ip[1] = old[0] << 4 | old[1] >> 4;
             ip[2..4].copy_from_slice(&(20 + rest as u16).to_be_bytes());
-            // Nobody may make fragments.
-            ip[6] = 0x40;
+            if 20 + rest > LEAST_V6 - 20 {
+                // "Don't fragment", so that its sender can be told.
+                ip[6] = 0x40;
+            } else {
+                // No IPv6 packet has to be shorter than that: routers may make fragments (RFC 7915, 5.1).
+                ip[4..6].copy_from_slice(&segment.tcp[6..8]);
+            }
             ip[8] = old[7] - 1;
             ip[9] = 6;
             write_addresses(out, ip);
