@@ -52,22 +52,15 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
     if sessions == 0 {
         return Err("not_wanted");
     }
-    let hook = Hook::of_this_kernel();
-    let pins = match hook.can_be_pinned().then(|| Pins::open(file)) {
-        None => {
-            warn!("joined sessions end with this process, for attachments can be pinned since Linux 6.6 only");
-            Ok(None)
-        }
-        Some(Ok(pins)) => Ok(Some(pins)),
-        Some(Err(error @ (PinError::InUse(_) | PinError::OtherLayout(_)))) => {
-            Err(Unavailable::Pinned { source: error })
-        }
-        Some(Err(error)) => {
+    let pins = match Pins::open(file) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ (PinError::InUse(_) | PinError::OtherLayout(_))) => Err(Unavailable::Pinned { source: error }),
+        Err(error) => {
             warn!("joined sessions end with this process, for their state cannot be pinned: {}", chain(&error));
             Ok(None)
         }
     };
-    let path = match pins.and_then(|pins| PacketPath::start(sessions, pins, hook)) {
+    let path = match pins.and_then(|pins| PacketPath::start(sessions, pins, Hook::of_this_kernel())) {
         Ok(path) => path,
         Err(reason) => {
             let code = reason.reason();

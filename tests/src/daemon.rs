@@ -1,10 +1,11 @@
 //! The daemon under test.
 
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +18,9 @@ use crate::{Config, Finished, Host, LISTENER_PORT, Metrics, PATIENCE, Process, b
 /// The control socket inside the daemon's own folder.
 const SOCKET: &str = "admin.sock";
 
+/// What starts a daemon such that it believes to be on an old kernel, before Linux 6.6: with the personality that has `uname` say 2.6.
+pub const ON_OLD_KERNEL: [&str; 2] = ["setarch", "--uname-2.6"];
+
 /// A running `landbridge`, with one listener and its metrics.
 ///
 /// It is killed when dropped; [`Daemon::stop`] ends it as an operator would.
@@ -24,6 +28,8 @@ const SOCKET: &str = "admin.sock";
 pub struct Daemon {
     process: Process,
     host: Host,
+    /// What starts it, if not the tests: a program and its arguments.
+    wrapper: Vec<String>,
     config: NamedTempFile,
     folder: TempDir,
 }
@@ -40,22 +46,11 @@ impl Daemon {
         let mut file = NamedTempFile::with_suffix(".toml")?;
         write!(file, "{}", config.clone().socket(&folder.path().join(SOCKET)))?;
         // It may run as another user.
-        std::fs::set_permissions(file.path(), Permissions::from_mode(0o644))?;
-        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
-        let landbridge = binary("landbridge")?;
-        let mut command = match wrapper {
-            [] => host.command(landbridge),
-            [program, arguments @ ..] => {
-                let mut command = host.command(program);
-                command.args(arguments).arg(landbridge);
-                command
-            }
-        };
-        command.arg("run").arg("--config").arg(file.path());
-        let process = Process::start("landbridge", &mut command)?;
-        let mut daemon = Self { process, host: host.clone(), config: file, folder };
-        daemon.process.wait_ready(|_| http::get(host, ADMIN, "/livez").map(drop))?;
-        Ok(daemon)
+        fs::set_permissions(file.path(), Permissions::from_mode(0o644))?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
+        let wrapper: Vec<String> = wrapper.iter().copied().map(String::from).collect();
+        let process = run(host, &wrapper, file.path())?;
+        Ok(Self { process, host: host.clone(), wrapper, config: file, folder })
     }
 
     /// Ends it by a signal, whatever comes of that, and starts it again with the same configuration file.
@@ -74,11 +69,8 @@ impl Daemon {
 
     /// Starts it again after it has ended.
     pub fn start_again(&mut self) -> Result<()> {
-        let mut command = self.host.command(binary("landbridge")?);
-        command.arg("run").arg("--config").arg(self.config.path());
-        self.process = Process::start("landbridge", &mut command)?;
-        let host = self.host.clone();
-        self.process.wait_ready(|_| http::get(&host, ADMIN, "/livez").map(drop))
+        self.process = run(&self.host, &self.wrapper, self.config.path())?;
+        Ok(())
     }
 
     /// Gives it another configuration file and SIGHUP, and waits until that is in force.
@@ -121,9 +113,9 @@ impl Daemon {
         Process::start("landbridge", &mut command)?.finish(PATIENCE)
     }
 
-    /// Runs a verb of the command line that asks no daemon, on its host.
+    /// Runs a verb of the command line that asks no daemon, on its host and started as it is.
     pub fn cli_alone(&self, arguments: &[&str]) -> Result<Finished> {
-        let mut command = self.host.command(binary("landbridge")?);
+        let mut command = landbridge(&self.host, &self.wrapper)?;
         command.args(arguments);
         Process::start("landbridge", &mut command)?.finish(PATIENCE)
     }
@@ -139,8 +131,8 @@ impl Daemon {
         // In one step, as an editor would: the daemon never reads half a file.
         let mut next = NamedTempFile::with_suffix(".toml")?;
         next.write_all(text.as_bytes())?;
-        std::fs::set_permissions(next.path(), Permissions::from_mode(0o644))?;
-        std::fs::rename(next.into_temp_path().keep()?, self.config.path())?;
+        fs::set_permissions(next.path(), Permissions::from_mode(0o644))?;
+        fs::rename(next.into_temp_path().keep()?, self.config.path())?;
         Ok(())
     }
 
@@ -198,7 +190,7 @@ impl Daemon {
     /// Physical memory that the process has for itself, in bytes: neither its code nor maps that it shares with the kernel.
     pub fn anonymous_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.process.id());
-        let status = std::fs::read_to_string(&path)?;
+        let status = fs::read_to_string(&path)?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).context("RssAnon is in kB")?;
         Ok(kibibytes.trim().parse::<u64>()? * 1024)
@@ -213,7 +205,18 @@ impl Daemon {
 
     /// How many file descriptors it has.
     pub fn descriptors(&self) -> Result<usize> {
-        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
+    }
+
+    /// Where it has what outlives it: it holds the lock on that directory.
+    pub fn state(&self) -> Result<PathBuf> {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.id()))?;
+        let mut open = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let is_state = |path: &Path| {
+            let parent = path.parent();
+            parent.is_some_and(|parent| parent.ends_with("landbridge/bpf") || parent.ends_with("bpf/landbridge"))
+        };
+        open.find(|path| is_state(path)).context("nothing is pinned")
     }
 
     /// Ends it with SIGTERM; an error unless it exits with 0 within `limit`.
@@ -246,6 +249,27 @@ impl Daemon {
         }
         Ok(finished)
     }
+}
+
+/// The program, started by another one unless there is none.
+fn landbridge(host: &Host, wrapper: &[String]) -> Result<Command> {
+    let landbridge = binary("landbridge")?;
+    Ok(match wrapper {
+        [] => host.command(landbridge),
+        [program, arguments @ ..] => {
+            let mut command = host.command(program);
+            command.args(arguments).arg(landbridge);
+            command
+        }
+    })
+}
+
+/// Starts it and waits until it serves.
+fn run(host: &Host, wrapper: &[String], config: &Path) -> Result<Process> {
+    let mut command = landbridge(host, wrapper)?;
+    let mut process = Process::start("landbridge", command.arg("run").arg("--config").arg(config))?;
+    process.wait_ready(|_| http::get(host, ADMIN, "/livez").map(drop))?;
+    Ok(process)
 }
 
 impl Drop for Daemon {

@@ -3,13 +3,12 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use landbridge_tests::talk::joined;
 use landbridge_tests::targets::{Echo, Scripted};
 use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, Process, SocketExt, binary, eventually};
 use nix::sys::resource::{Resource, setrlimit};
@@ -17,87 +16,6 @@ use nix::sys::signal::Signal;
 
 const ADOPTIONS: &str = "landbridge_datapath_adoptions_total";
 const JOINS: &str = "landbridge_datapath_joins_total";
-
-/// Sessions whose clients talk all the time.
-struct Talk {
-    go: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-    rounds: Arc<AtomicU64>,
-    clients: JoinHandle<Result<Vec<TcpStream>>>,
-}
-
-impl Talk {
-    /// Opens so many sessions, each of which says something and hears it again: once, and round by round when it may go on.
-    fn start(net: &Net, address: SocketAddr, sessions: usize) -> Self {
-        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let go = Arc::new(AtomicBool::new(false));
-        let begun = Arc::clone(&go);
-        let (told, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
-        let clients = net.client.spawn(move || {
-            let connect = |_| -> Result<_> {
-                let mut stream = TcpStream::connect(address)?;
-                stream.set_nodelay(true)?;
-                // One after the other: a target's accept queue is shorter than the crowd.
-                stream.expect_echo(b"hello")?;
-                Ok(stream)
-            };
-            let mut streams = (0..sessions).map(connect).collect::<Result<Vec<_>>>()?;
-            while !told.load(Ordering::Relaxed) {
-                let round = counted.load(Ordering::Relaxed);
-                // All are on their way at once.
-                for (number, stream) in streams.iter_mut().enumerate() {
-                    stream.write_all(message(round, number).as_bytes())?;
-                }
-                for (number, stream) in streams.iter_mut().enumerate() {
-                    stream.expect(message(round, number).as_bytes()).with_context(|| format!("session {number}"))?;
-                }
-                counted.fetch_add(1, Ordering::Relaxed);
-                eventually("the others are ready", || {
-                    ensure!(begun.load(Ordering::Relaxed), "not yet");
-                    Ok(())
-                })?;
-            }
-            Ok(streams)
-        });
-        Self { go, stop, rounds, clients }
-    }
-
-    /// Waits until everybody was answered a few times more.
-    fn goes_on(&self) -> Result<()> {
-        let before = self.rounds.load(Ordering::Relaxed);
-        eventually("everybody is answered", || {
-            ensure!(!self.clients.is_finished(), "a client has given up");
-            ensure!(self.rounds.load(Ordering::Relaxed) > before + 3, "not yet");
-            Ok(())
-        })
-    }
-
-    /// Ends it: the clients, whose answers were right to the last byte, and what each of them has sent.
-    fn end(self) -> Result<(Vec<TcpStream>, u64)> {
-        self.stop.store(true, Ordering::Relaxed);
-        let streams = self.clients.join().expect("clients do not panic")?;
-        let rounds = self.rounds.load(Ordering::Relaxed);
-        let bytes = (0..rounds).map(|round| message(round, 0).len() as u64).sum();
-        Ok((streams, bytes))
-    }
-}
-
-/// What a session says in a round: always as long, whatever the session.
-fn message(round: u64, session: usize) -> String {
-    format!("round {round} of session {session:06}")
-}
-
-/// A network with an echo target and a daemon, and so many sessions, all of them joined.
-fn joined(sessions: usize, config: impl FnOnce(SocketAddr) -> Config) -> Result<(Net, Echo, Daemon, Talk)> {
-    let net = Net::new(1)?;
-    let echo = Echo::start(&net.targets[0], 9000)?;
-    let daemon = Daemon::start(&net.proxy, &config(echo.address()))?;
-    let talk = Talk::start(&net, daemon.v4(), sessions);
-    // Sessions that talk without a pause are joined later.
-    daemon.wait_metric(JOINS, &[], sessions as f64)?;
-    talk.go.store(true, Ordering::Relaxed);
-    Ok((net, echo, daemon, talk))
-}
 
 #[test]
 fn nobody_notices_that_the_daemon_is_killed() -> Result<()> {
@@ -204,7 +122,7 @@ fn a_clean_stop_resets_what_is_left_and_unpins() -> Result<()> {
     let (_net, _echo, mut daemon, talk) =
         joined(3, |address| Config::single(address).runtime("drain_timeout = \"0s\""))?;
     let (mut clients, _) = talk.end()?;
-    let state = state_of(&mut daemon)?;
+    let state = daemon.state()?;
     ensure!(fs::read_dir(&state)?.count() >= 5, "maps and attachments are pinned");
     daemon.restart(Signal::SIGTERM)?;
     clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
@@ -217,7 +135,7 @@ fn a_clean_stop_resets_what_is_left_and_unpins() -> Result<()> {
 #[test]
 fn detach_resets_what_a_dead_daemon_has_left() -> Result<()> {
     let (net, _echo, mut daemon, talk) = joined(3, Config::single)?;
-    let state = state_of(&mut daemon)?;
+    let state = daemon.state()?;
     let refused = daemon.cli_alone(&["detach"])?;
     ensure!(refused.code() == 1 && refused.stdout.contains("a daemon runs"), "{refused:?}");
     talk.goes_on()?;
@@ -235,7 +153,7 @@ fn detach_resets_what_a_dead_daemon_has_left() -> Result<()> {
 #[test]
 fn state_of_another_version_is_refused() -> Result<()> {
     let (net, _echo, mut daemon, talk) = joined(2, Config::single)?;
-    let state = state_of(&mut daemon)?;
+    let state = daemon.state()?;
     daemon.kill()?;
     let name = state.file_name().and_then(|name| name.to_str()).context("a name")?;
     let other = state.with_file_name(format!("{}-999", name.rsplit_once('-').context("a layout")?.0));
@@ -457,15 +375,4 @@ fn sessions_of_a_listener_that_is_gone_have_the_time_of_a_drain() -> Result<()> 
     daemon.start_again()?;
     clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
     daemon.stop().map(drop)
-}
-
-/// Where a running daemon has its state: it holds the lock on that directory.
-fn state_of(daemon: &mut Daemon) -> Result<PathBuf> {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.process().id()))?;
-    let mut open = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-    let is_state = |path: &Path| {
-        path.parent().is_some_and(|parent| parent.ends_with("landbridge/bpf"))
-            || path.parent().is_some_and(|parent| parent.ends_with("bpf/landbridge"))
-    };
-    open.find(|path| is_state(path)).context("nothing is pinned")
 }

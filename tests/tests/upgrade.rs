@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::streams::Streams;
 use landbridge_tests::targets::{Echo, Streaming};
-use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt, binary, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Net, ON_OLD_KERNEL, SocketExt, binary, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -169,10 +169,19 @@ fn what_is_no_landbridge_takes_over_nothing() -> Result<()> {
 
 #[test]
 fn an_upgrade_takes_the_joined_sessions_along() -> Result<()> {
+    takes_sessions_along(&[])
+}
+
+#[test]
+fn an_upgrade_takes_the_joined_sessions_along_on_an_old_kernel() -> Result<()> {
+    takes_sessions_along(&ON_OLD_KERNEL)
+}
+
+fn takes_sessions_along(wrapper: &[&str]) -> Result<()> {
     const SESSIONS: usize = 20;
     let net = Net::new(1)?;
     let echo = Echo::start(&net.targets[0], 9000)?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
+    let mut daemon = Daemon::start_by(wrapper, &net.proxy, &Config::single(echo.address()).runtime(DRAIN))?;
     let mut clients = (0..SESSIONS).map(|_| net.client.connect(daemon.v4())).collect::<Result<Vec<_>>>()?;
     let mut talk = |what: &str| clients.iter_mut().try_for_each(|client| client.expect_echo(what.as_bytes()));
     for _ in 0..5 {

@@ -17,7 +17,7 @@ use self::host::Host;
 use super::{Exit, client};
 use crate::admin::api::Status;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
-use crate::fastpath::packet::{Hook, PacketPath};
+use crate::fastpath::packet::PacketPath;
 use crate::fastpath::version::{GOOD, Version};
 use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
@@ -177,11 +177,7 @@ fn packet_check(packet: Result<Vec<String>, Unavailable>) -> Check {
     const NAME: &str = "packet datapath";
     match packet {
         Ok(devices) if devices.is_empty() => Check::good(NAME, "loaded; no device but loopback is up"),
-        Ok(devices) => {
-            let pinned =
-                if Hook::of_this_kernel().can_be_pinned() { "" } else { "; joined sessions end with the daemon" };
-            Check::good(NAME, format!("loaded; for the devices {}{pinned}", devices.join(", ")))
-        }
+        Ok(devices) => Check::good(NAME, format!("loaded; for the devices {}", devices.join(", "))),
         Err(why) => Check::bad(NAME, why.chain(), why.remedy()),
     }
 }

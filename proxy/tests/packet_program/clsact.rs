@@ -1,46 +1,60 @@
-//! Kernels before 6.6 have no attachment that could be pinned: the programs hang on the devices themselves, and nothing is
-//! left behind.
+//! Kernels before 6.6 have no attachment that could be pinned: there the programs hang on the devices themselves.
+
+use std::path::Path;
 
 use landbridge::fastpath::packet::{Hook, PacketPath, Pins};
 use landbridge_tests::{Host, Net};
 
 use crate::programs::Programs;
 
-/// What the kernel has attached to a device of the proxy.
-fn attached(proxy: &Host, arguments: &str) -> String {
-    let output = proxy.command("tc").args(arguments.split_whitespace()).output().expect("`tc` runs");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+/// Whether a device of the proxy has a filter with the program.
+fn has_filter(proxy: &Host, device: &str) -> bool {
+    let output = proxy.command("tc").args(["filter", "show", "dev", device, "ingress"]).output().expect("`tc` runs");
+    String::from_utf8_lossy(&output.stdout).contains("packet_ethernet")
+}
+
+/// What is in the directory, by name.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 #[test]
-fn without_tcx_nothing_is_pinned_and_nothing_is_left() {
+fn filters_outlive_their_process_only_where_its_state_does() {
     if Programs::load().is_none() {
         return;
     }
     let net = Net::new(1).expect("namespaces can be made");
     let directory = tempfile::tempdir().expect("a directory can be made");
     let configuration = directory.path().join("landbridge.toml");
-    let has_program =
-        |device: &str| attached(&net.proxy, &format!("filter show dev {device} ingress")).contains("packet_ethernet");
-    let (path, state) = net.proxy.enter(|| {
-        let pins = Pins::open(&configuration).expect("there is a BPF file system");
-        let state = pins.directory().to_owned();
-        (PacketPath::start(4, Some(pins), Hook::Clsact).expect("the programs are attached"), state)
-    });
-    assert!(has_program("client") && has_program("target0"));
-    assert_eq!(std::fs::read_dir(&state).map(Iterator::count).unwrap_or_default(), 0, "something is pinned");
-    // So nobody may count on another process, and an upgrade has to drain.
-    assert!(!path.retire());
+    let has_filters = || has_filter(&net.proxy, "client") && has_filter(&net.proxy, "target0");
+    let has_none = || !has_filter(&net.proxy, "client") && !has_filter(&net.proxy, "target0");
+    let open = || Pins::open(&configuration).expect("there is a BPF file system");
+    let start = |pins| PacketPath::start(4, pins, Hook::Clsact).expect("the programs are attached");
 
+    let path = net.proxy.enter(|| start(None));
+    assert!(has_filters());
     net.proxy.enter(|| drop(path));
-    assert!(!has_program("client") && !has_program("target0"));
-    // Whoever comes next finds the place free.
-    net.proxy.enter(|| Pins::open(&configuration).expect("nobody holds it")).remove();
+    assert!(has_none());
+
+    let state = net.proxy.enter(|| {
+        let pins = open();
+        let state = pins.directory().to_owned();
+        drop(start(Some(pins)));
+        state
+    });
+    assert_eq!(names(&state), ["JOINTS", "LEGS", "PACKET_COUNTERS"]);
+    assert!(has_filters());
+    // Whoever comes next takes them over, and takes them off.
+    net.proxy.enter(|| start(Some(open())).unpin());
+    assert!(has_none() && !state.exists());
 }
 
 #[test]
 fn with_tcx_attachments_are_pinned() {
-    if Programs::load().is_none() || !Hook::of_this_kernel().can_be_pinned() {
+    if Programs::load().is_none() || Hook::of_this_kernel() == Hook::Clsact {
         return;
     }
     let net = Net::new(1).expect("namespaces can be made");
@@ -50,8 +64,7 @@ fn with_tcx_attachments_are_pinned() {
         let pins = Pins::open(&configuration).expect("there is a BPF file system");
         let state = pins.directory().to_owned();
         let path = PacketPath::start(4, Some(pins), Hook::Tcx).expect("the programs are attached");
-        let links = std::fs::read_dir(&state).expect("it is there").flatten();
-        let links = links.filter(|entry| entry.file_name().to_string_lossy().starts_with("link-")).count();
+        let links = names(&state).into_iter().filter(|name| name.starts_with("link-")).count();
         assert_eq!(links, 2);
         path.unpin();
         assert!(!state.exists());

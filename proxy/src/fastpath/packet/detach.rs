@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::pins::{self, PinError};
-use super::{Hook, OBJECT, PacketPath};
+use super::{Hook, OBJECT, PacketPath, attach};
 use crate::fastpath::unavailable::Unavailable;
 
 /// What became of one daemon's state.
@@ -41,13 +41,14 @@ fn one(pins: Result<pins::Pins, PinError>) -> Result<Detached, PinError> {
         Err(PinError::InUse(directory)) => return Ok(Detached::InUse(directory)),
         Err(other) => return Err(other),
     };
+    let hook = Hook::of_this_kernel();
     let directory = pins.directory().to_owned();
     if !pins.is_of_this_layout() || OBJECT.is_none() {
-        pins.remove();
+        attach::remove(&pins, hook);
         return Ok(Detached::RemovedUnread { directory, why: None });
     }
     let again = directory.clone();
-    match PacketPath::start(0, Some(pins), Hook::of_this_kernel()) {
+    match PacketPath::start(0, Some(pins), hook) {
         Ok(path) => {
             let sessions = path.adopt(Vec::new());
             let count = sessions.iter().filter(|of| !of.joined.ending().is_told()).count();
@@ -57,7 +58,7 @@ fn one(pins: Result<pins::Pins, PinError>) -> Result<Detached, PinError> {
             Ok(Detached::Removed { directory, sessions: count })
         }
         Err(why) => {
-            pins::Pins::lock(again)?.remove();
+            attach::remove(&pins::Pins::lock(again)?, hook);
             Ok(Detached::RemovedUnread { directory, why: Some(why) })
         }
     }

@@ -4,24 +4,20 @@
 //! read anew.
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
 use aya::Ebpf;
-use aya::programs::links::FdLink;
-use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, Program, SchedClassifier};
-use aya::util::KernelVersion;
+use aya::programs::{Program, SchedClassifier};
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::net::if_::{InterfaceFlags, if_nameindex, if_nametoindex};
 use tracing::{debug, info, warn};
 
 use super::PacketPath;
-use super::pins::Pins;
+use super::attach::attach;
 use crate::doorbell::Doorbell;
 use crate::fastpath::unavailable::LoadError;
 
@@ -31,28 +27,6 @@ const RAW: &str = "packet_raw";
 
 /// Links and addresses of both families (linux/rtnetlink.h).
 const GROUPS: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
-
-/// Where a device runs the programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// TCX, since Linux 6.6: an attachment is an object of its own, which can be pinned.
-    Tcx,
-    /// The clsact queueing discipline, in all kernels: an attachment is a part of the device.
-    Clsact,
-}
-
-impl Hook {
-    /// The better one of those that this kernel has.
-    pub fn of_this_kernel() -> Self {
-        let has_tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
-        if has_tcx { Self::Tcx } else { Self::Clsact }
-    }
-
-    /// Whether attachments can outlive the process in an orderly way.
-    pub fn can_be_pinned(self) -> bool {
-        self == Self::Tcx
-    }
-}
 
 /// Hands both programs to the kernel.
 pub(super) fn load(programs: &mut Ebpf) -> Result<(), LoadError> {
@@ -138,51 +112,12 @@ impl PacketPath {
                 continue;
             }
             let Some(program) = classifier(&mut programs, program) else { continue };
-            match attach(program, index, &name, (self.hook, pins.as_ref())) {
+            match attach(program, (index, &name), self.hook, pins.as_ref()) {
                 Ok(()) => debug!(device = name, "the packet datapath is attached"),
                 Err(error) => warn!(device = name, "the packet datapath cannot be attached: {error}"),
             }
         }
     }
-}
-
-/// Attaches to a device: in the place of the program of a former process, if that is there, so that no packet comes in
-/// between.
-fn attach(
-    program: &mut SchedClassifier,
-    index: u32,
-    name: &str,
-    (hook, pins): (Hook, Option<&Pins>),
-) -> Result<(), Box<dyn Error + Send + Sync>> {
-    if hook == Hook::Clsact {
-        // Where the discipline is there already this fails.
-        let _exists = tc::qdisc_add_clsact(name);
-        program.attach_with_options(name, TcAttachType::Ingress, TcAttachOptions::Netlink(NlOptions::default()))?;
-        return Ok(());
-    }
-    if let Some(pins) = pins
-        && let Some(former) = pins.link(index)
-    {
-        match program.attach_to_link(former.try_into()?) {
-            // The pin stays; this descriptor of it need not.
-            Ok(link) => {
-                drop(program.take_link(link)?);
-                return Ok(());
-            }
-            // Another device had this index.
-            Err(error) => {
-                debug!(device = name, "the former attachment is gone: {error}");
-                pins.forget_link(index);
-            }
-        }
-    }
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let link = program.attach_with_options(name, TcAttachType::Ingress, order)?;
-    if let Some(pins) = pins {
-        let link = FdLink::try_from(program.take_link(link)?)?;
-        pins.keep(index, link)?;
-    }
-    Ok(())
 }
 
 /// The names of the devices that the programs would be attached to, in order.

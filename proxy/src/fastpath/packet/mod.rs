@@ -11,6 +11,7 @@
 //! | `deaf` | socket filter | the shadows | 6.1 |
 
 mod adopt;
+mod attach;
 mod detach;
 mod devices;
 mod events;
@@ -38,8 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::adopt::Adopted;
 pub(crate) use self::adopt::origin;
+pub use self::attach::Hook;
 pub use self::detach::{Detached, detach};
-pub use self::devices::Hook;
 pub use self::joined::{Ending, Joined};
 pub use self::joining::{Books, Joining, Stand};
 use self::joint::JointCell;
@@ -105,13 +106,12 @@ pub struct PacketPath {
 
 impl PacketPath {
     /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is, by this `hook`. With
-    /// `pins` the sessions outlive this process, and [`Self::adopt`] gives those that a former one has left; they are let go
-    /// unless the hook can be pinned.
+    /// `pins` the sessions outlive this process, and [`Self::adopt`] gives those that a former one has left.
     ///
     /// # Errors
     /// The first reason why this process cannot use it.
     pub fn start(sessions: u32, pins: Option<Pins>, hook: Hook) -> Result<Arc<Self>, Unavailable> {
-        let path = Self::loaded(sessions, pins.filter(|_| hook.can_be_pinned()), hook)?;
+        let path = Self::loaded(sessions, pins, hook)?;
         devices::let_routes_be_asked();
         path.attach_devices();
         Ok(Arc::new(path))
@@ -217,7 +217,7 @@ impl PacketPath {
     /// Nothing here is to outlive this process, unless it was left to another one.
     pub fn unpin(&self) {
         if let Some(pins) = self.lock_pins().as_ref().filter(|_| !self.is_retired()) {
-            pins.remove();
+            attach::remove(pins, self.hook);
         }
     }
 

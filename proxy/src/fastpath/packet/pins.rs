@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{ProgramError, loaded_programs};
 use landbridge_common::packet::LAYOUT;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -108,6 +109,12 @@ impl Pins {
         self.directory.join(name)
     }
 
+    /// A number for what it owns outside of the directory: the same for every process that owns it, one after the other.
+    pub(super) fn number(&self) -> u32 {
+        // 0 would let the kernel choose one.
+        (hash(name_of(&self.directory).as_bytes()) as u32).max(1)
+    }
+
     /// How many entries the pinned array `name` has; `None` unless it and all of the `others` are there.
     pub(super) fn capacity(&self, name: &str, others: &[&str]) -> Option<u32> {
         let is_whole = others.iter().all(|other| self.path(other).exists());
@@ -156,7 +163,25 @@ impl Pins {
 
     /// Whether no device has the programs any more, so that nobody can be served by this state.
     fn is_dead(&self) -> bool {
-        self.linked().into_iter().all(|device| is_defunct(&self.path(&link_name(device))))
+        let linked = self.linked();
+        if linked.is_empty() {
+            return !self.is_in_use();
+        }
+        linked.into_iter().all(|device| is_defunct(&self.path(&link_name(device))))
+    }
+
+    /// Whether some program has one of the pinned maps, as far as this process may know (CAP_SYS_ADMIN). Nobody runs who could have
+    /// loaded it, so that it is on a device.
+    fn is_in_use(&self) -> bool {
+        let map = |entry: &PathBuf| Some(MapData::from_pin(entry).ok()?.info().ok()?.id());
+        let maps: Vec<u32> = entries(&self.directory).iter().filter_map(map).collect();
+        let programs = loaded_programs().map(|program| program?.map_ids());
+        programs.into_iter().any(|used| match used {
+            Ok(used) => used.into_iter().flatten().any(|map| maps.contains(&map)),
+            // One that has ended meanwhile.
+            Err(ProgramError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => false,
+            Err(_unknown) => true,
+        })
     }
 }
 
