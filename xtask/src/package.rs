@@ -57,9 +57,10 @@ fn cargo_deb() -> Result<PathBuf> {
     if output(Command::new(&tool).args(["deb", "--version"])).is_some_and(|version| version.trim() == CARGO_DEB) {
         return Ok(tool);
     }
-    say("installing cargo-deb (a minute or two)");
+    say("installing cargo-deb (a minute)");
     let mut install = workspace::cargo();
-    install.args(["install", "cargo-deb", "--version", CARGO_DEB, "--locked", "--force", "--root"]);
+    install.args(["install", "cargo-deb", "--version", CARGO_DEB, "--locked", "--force", "--debug", "--root"]);
+    // It runs for seconds: to optimise it takes longer than that saves.
     quiet(install.arg(workspace::tools()), "cargo-deb-install").context("cannot build the package cargo-deb")?;
     Ok(tool)
 }

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context as _, Result};
 
@@ -55,8 +56,11 @@ fn tests(
         let mut test = cargo();
         return show(select(test.arg("test")).args(filter)).context("tests failed");
     }
+    // Half of their time tests wait for a timeout or a pause.
+    let threads = thread::available_parallelism().map_or(2, usize::from) * 3 / 2;
     let mut nextest = cargo();
-    show(select(nextest.args(["nextest", "run"])).args(filter)).context("tests failed")?;
+    nextest.args(["nextest", "run", "--test-threads", &threads.to_string()]);
+    show(select(&mut nextest).args(filter)).context("tests failed")?;
     if filter.is_none() {
         let mut examples = cargo();
         show(select(examples.args(["test", "--quiet", "--doc"]))).context("examples in the documentation failed")?;
