@@ -111,8 +111,11 @@ impl Pins {
 
     /// A number for what it owns outside of the directory: the same for every process that owns it, one after the other.
     pub(super) fn number(&self) -> u32 {
+        // Whatever the layout: one that cannot be read has to be removed all the same.
+        let name = name_of(&self.directory);
+        let owner = name.rsplit_once('-').map_or(name, |(owner, _layout)| owner);
         // 0 would let the kernel choose one.
-        (hash(name_of(&self.directory).as_bytes()) as u32).max(1)
+        (hash(owner.as_bytes()) as u32).max(1)
     }
 
     /// How many entries the pinned array `name` has; `None` unless it and all of the `others` are there.
