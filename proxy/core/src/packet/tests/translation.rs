@@ -174,10 +174,18 @@ proptest! {
         let packet = content.packet(ends(session.is_ipv6[side], side)).bytes();
         let there = sent_on(&mut session.joint.clone(), side, &packet);
         prop_assert!(is_intact(&there));
-        let back = sent_on(&mut inverse(&session, side), side, &there);
+        let mut back = sent_on(&mut inverse(&session, side), side, &there);
         // Two hops, which the checksum of an IPv4 header covers.
         let as_new = content.packet(ends(session.is_ipv6[side], side));
         let expected = Packet { hops: 62, ..as_new }.bytes();
+        // Routers may make fragments of what was a short IPv6 packet.
+        if session.is_ipv6 == [side == 1, side == 0] && back.len() <= 1260 {
+            let [_, _, high, low] = segment(&there).facts().sequence.to_be_bytes();
+            prop_assert!(is_intact(&back));
+            prop_assert_eq!(&back[4..8], &[high, low, 0, 0]);
+            back[4..8].copy_from_slice(&expected[4..8]);
+            back[10..12].copy_from_slice(&expected[10..12]);
+        }
         prop_assert_eq!(back, expected);
     }
 
