@@ -81,6 +81,7 @@ impl Pins {
     /// There cannot be one, or it is not this daemon's.
     pub fn open(configuration: &Path) -> Result<Self, PinError> {
         let root = root()?;
+        let _one_at_a_time = one_at_a_time(&root)?;
         remove_abandoned(&root);
         let configuration = std::path::absolute(configuration).unwrap_or_else(|_| configuration.to_owned());
         let name = hash(configuration.as_os_str().as_encoded_bytes());
@@ -178,8 +179,11 @@ impl Pins {
     fn is_in_use(&self) -> bool {
         let map = |entry: &PathBuf| Some(MapData::from_pin(entry).ok()?.info().ok()?.id());
         let maps: Vec<u32> = entries(&self.directory).iter().filter_map(map).collect();
-        let programs = loaded_programs().map(|program| program?.map_ids());
-        programs.into_iter().any(|used| match used {
+        if maps.is_empty() {
+            return false;
+        }
+        let mut programs = loaded_programs().map(|program| program?.map_ids());
+        programs.any(|used| match used {
             Ok(used) => used.into_iter().flatten().any(|map| maps.contains(&map)),
             // One that has ended meanwhile.
             Err(ProgramError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => false,
@@ -194,6 +198,7 @@ impl Pins {
 /// There is no BPF file system.
 pub(super) fn left_here() -> Result<Vec<Result<Pins, PinError>>, PinError> {
     let root = root()?;
+    let _one_at_a_time = one_at_a_time(&root)?;
     remove_abandoned(&root);
     let prefix = format!("{}-", namespace()?);
     let here = entries(&root).into_iter().filter(|entry| name_of(entry).starts_with(&prefix));
@@ -212,12 +217,18 @@ impl Pins {
     }
 }
 
+/// Keeps others from looking for their place and for abandoned ones, until it is dropped: whoever looks into a directory holds its
+/// lock, which its owner would take for another daemon.
+fn one_at_a_time(root: &Path) -> Result<Flock<File>, PinError> {
+    let failed = |source| PinError::FileSystem { path: root.to_owned(), source };
+    let file = File::open(root).map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| failed(error.into()))
+}
+
 /// Removes what was left in network namespaces that are gone: a crash leaves it, and nobody would come back for it.
 fn remove_abandoned(root: &Path) {
     for directory in entries(root) {
         if let Ok(pins) = Pins::lock(directory)
-            // An empty one may be about to be locked by the daemon that has just made it.
-            && !entries(&pins.directory).is_empty()
             && pins.is_dead()
         {
             info!(directory = %pins.directory.display(), "no device has it any more: removed");
@@ -276,8 +287,7 @@ fn root() -> Result<PathBuf, PinError> {
     let failed = |source| PinError::FileSystem { path: OWN.into(), source };
     DirBuilder::new().recursive(true).create(RUNTIME).map_err(failed)?;
     // Two daemons that start at once must not mount one over the other.
-    let runtime = File::open(RUNTIME).map_err(failed)?;
-    let _one_at_a_time = Flock::lock(runtime, FlockArg::LockExclusive).map_err(|(_, error)| failed(error.into()))?;
+    let _one_at_a_time = one_at_a_time(Path::new(RUNTIME))?;
     DirBuilder::new().recursive(true).mode(MODE).create(OWN).map_err(failed)?;
     if !is_bpf(Path::new(OWN)) {
         let none: Option<&str> = None;
