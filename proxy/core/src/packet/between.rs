@@ -1,9 +1,9 @@
 //! ICMP errors told to a peer of the other family: made anew, from what the error tells (RFC 7915, 4.2 and 5.2).
 
-use landbridge_common::packet::{Joint, Tuple};
+use landbridge_common::packet::Joint;
 
 use super::answer::{LEAST_V6, internet, seal};
-use super::icmp::HEADER;
+use super::icmp::{HEADER, reversed};
 use super::parse::{be16, be32};
 use super::translate::write_addresses;
 use super::{Arrival, checksum};
@@ -63,12 +63,7 @@ pub(super) fn make(
 
     error[..HEADER].copy_from_slice(&head);
     let (quoted_ip, tcp) = error[HEADER..].split_at_mut(header);
-    let sent = Tuple {
-        source: leg.out.destination,
-        destination: leg.out.source,
-        source_port: leg.out.destination_port,
-        destination_port: leg.out.source_port,
-    };
+    let sent = reversed(&leg.out);
     quoted_ip.fill(0);
     if header == 40 {
         quoted_ip[0] = 0x60 | inner[1] >> 4;

@@ -34,13 +34,17 @@ pub fn about(packet: &[u8]) -> Option<Tuple> {
     if header == 20 && inner[0] != 0x45 {
         return None;
     }
-    let sent = tuple(inner)?;
-    Some(Tuple {
-        source: sent.destination,
-        destination: sent.source,
-        source_port: sent.destination_port,
-        destination_port: sent.source_port,
-    })
+    tuple(inner).map(|sent| reversed(&sent))
+}
+
+/// The four-tuple of the packets the other way.
+pub(super) fn reversed(tuple: &Tuple) -> Tuple {
+    Tuple {
+        source: tuple.destination,
+        destination: tuple.source,
+        source_port: tuple.destination_port,
+        destination_port: tuple.source_port,
+    }
 }
 
 /// Decides about an ICMP error that is [`about`] a packet which was sent on to the peer of the leg `arrival.side`.
@@ -78,12 +82,7 @@ pub fn arrive(joint: &mut Joint, arrival: Arrival, packet: &[u8], out: &mut [u8]
     let out = &mut out[..packet.len()];
     out.copy_from_slice(packet);
     // As the other peer sent it: to this host.
-    let sent = Tuple {
-        source: leg.out.destination,
-        destination: leg.out.source,
-        source_port: leg.out.destination_port,
-        destination_port: leg.out.source_port,
-    };
+    let sent = reversed(&leg.out);
     let end = inner + header;
     write_addresses(&sent, &mut out[inner..end]);
     if header == 20 {
