@@ -104,6 +104,15 @@ impl Host {
         Ok(())
     }
 
+    /// The filters at the ingress of a device that run the packet datapath's program, as `tc` shows them.
+    pub fn filters(&self, device: &str) -> Result<Vec<String>> {
+        let mut command = self.command("tc");
+        let output = command.args(["filter", "show", "dev", device, "ingress"]).output().context("cannot run `tc`")?;
+        ensure!(output.status.success(), "`tc` for {device} of {}: {output:?}", self.name);
+        let shown = String::from_utf8_lossy(&output.stdout);
+        Ok(shown.lines().filter(|line| line.contains("packet_ethernet")).map(String::from).collect())
+    }
+
     /// Sets a kernel parameter of the host's network, by its path below `net`.
     pub fn set_sysctl(&self, path: &str, value: &str) -> Result<()> {
         let set = self.enter(|| std::fs::write(format!("/proc/sys/net/{path}"), value));

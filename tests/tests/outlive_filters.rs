@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::talk::{Talk, joined_by};
 use landbridge_tests::targets::Echo;
-use landbridge_tests::{Config, Daemon, Ending, Net, ON_OLD_KERNEL, PATIENCE, Process, SocketExt as _, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Net, ON_OLD_KERNEL, SocketExt as _, eventually};
 
 const SESSIONS: usize = 20;
 const ADOPTIONS: &str = "landbridge_datapath_adoptions_total";
@@ -14,17 +14,9 @@ fn joined(config: impl FnOnce(std::net::SocketAddr) -> Config) -> Result<(Net, E
     joined_by(&ON_OLD_KERNEL, SESSIONS, config)
 }
 
-/// The filters of all devices of the proxy: those of the program, by its name.
+/// The filters of both devices of the proxy.
 fn filters(net: &Net) -> Result<Vec<String>> {
-    let mut filters = Vec::new();
-    for device in ["client", "target0"] {
-        let mut command = net.proxy.command("tc");
-        command.args(["filter", "show", "dev", device, "ingress"]);
-        let shown = Process::start("tc", &mut command)?.finish(PATIENCE)?;
-        ensure!(shown.code() == 0, "{shown:?}");
-        filters.extend(shown.stdout.lines().filter(|line| line.contains("packet_ethernet")).map(String::from));
-    }
-    Ok(filters)
+    Ok([net.proxy.filters("client")?, net.proxy.filters("target0")?].concat())
 }
 
 #[test]

@@ -3,15 +3,9 @@
 use std::path::Path;
 
 use landbridge::fastpath::packet::{Hook, PacketPath, Pins};
-use landbridge_tests::{Host, Net};
+use landbridge_tests::Net;
 
 use crate::programs::Programs;
-
-/// Whether a device of the proxy has a filter with the program.
-fn has_filter(proxy: &Host, device: &str) -> bool {
-    let output = proxy.command("tc").args(["filter", "show", "dev", device, "ingress"]).output().expect("`tc` runs");
-    String::from_utf8_lossy(&output.stdout).contains("packet_ethernet")
-}
 
 /// What is in the directory, by name.
 fn names(directory: &Path) -> Vec<String> {
@@ -29,8 +23,9 @@ fn filters_outlive_their_process_only_where_its_state_does() {
     let net = Net::new(1).expect("namespaces can be made");
     let directory = tempfile::tempdir().expect("a directory can be made");
     let configuration = directory.path().join("landbridge.toml");
-    let has_filters = || has_filter(&net.proxy, "client") && has_filter(&net.proxy, "target0");
-    let has_none = || !has_filter(&net.proxy, "client") && !has_filter(&net.proxy, "target0");
+    let filters = |device| net.proxy.filters(device).expect("`tc` runs").len();
+    let has_filters = || filters("client") > 0 && filters("target0") > 0;
+    let has_none = || filters("client") == 0 && filters("target0") == 0;
     let open = || Pins::open(&configuration).expect("there is a BPF file system");
     let start = |pins| PacketPath::start(4, pins, Hook::Clsact).expect("the programs are attached");
 
