@@ -162,7 +162,7 @@ fn a_direction_is_demoted_by_the_limit_that_it_crosses() -> Result<()> {
     const LENGTH: u64 = 8 << 20;
     const SEED: u64 = 9;
     const MOST: &str = "1GiB";
-    for (datapath, soft, bulk, reason) in [("sockmap", "64KiB", MOST, "behind"), ("auto", MOST, "64KiB", "bulk")] {
+    for (datapath, soft, bulk, reason) in [("sockmap", "64KiB", MOST, "behind"), ("auto", "512MiB", "64KiB", "bulk")] {
         let net = Net::new(1)?;
         // So that it is promoted and not joined.
         net.targets[0].set_sysctl("ipv4/tcp_sack", "0")?;

@@ -19,6 +19,10 @@ const LARGE: RangeInclusive<u64> = 1 << 10..=1 << 20;
 const ROW: RangeInclusive<u32> = 1..=1_000_000;
 /// Less than a packet would demote after every one; more than 1 GiB for one direction bounds nothing.
 const LIMIT: RangeInclusive<u64> = 1 << 10..=1 << 30;
+/// How far the hard limit is above the soft one at least. What arrives before the daemon has demoted the direction has to fit in
+/// between: the gate drops the rest, and a sender without timestamps whose new segments are dropped as well as those it repeats
+/// doubles its timeout every time (RFC 6298, sections 3 and 5), up to two minutes.
+const ROOM: u64 = 32 << 10;
 /// The self-test at the start promotes several directions.
 const PROMOTED: RangeInclusive<u32> = 16..=MAX_FLOWS;
 /// No two tokens are a minute apart.
@@ -47,9 +51,10 @@ pub(super) fn read(table: Table<'_>) -> Result<DatapathRules, Noted> {
     let bulk = table.or("bulk_limit", kernel.bulk, |v| v.size(LIMIT));
     let budget = table.or("max_promoted", kernel.budget, |v| v.number(PROMOTED));
     if let (Ok(soft), Ok(hard)) = (&soft, &hard)
-        && soft > hard
+        && soft + ROOM > *hard
     {
-        let what = format!("soft_limit {} is more than hard_limit {}", written_size(*soft), written_size(*hard));
+        let [soft, hard, room] = [*soft, *hard, ROOM].map(written_size);
+        let what = format!("hard_limit {hard} is less than {room} above soft_limit {soft}");
         table.place().unfit(what, "give hard_limit some times the size of soft_limit");
     }
     table.finish();

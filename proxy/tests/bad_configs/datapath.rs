@@ -38,7 +38,17 @@ pub(crate) const CASES: &[Case] = &[
         problems: &[(
             "datapath",
             9,
-            "soft_limit 5MiB is more than hard_limit 4MiB",
+            "hard_limit 4MiB is less than 32KiB above soft_limit 5MiB",
+            "give hard_limit some times the size",
+        )],
+    },
+    Case {
+        name: "hard limit just above the soft one",
+        text: After(8, "[datapath]\nsoft_limit = \"64KiB\"\nhard_limit = \"95KiB\""),
+        problems: &[(
+            "datapath",
+            9,
+            "hard_limit 95KiB is less than 32KiB above soft_limit 64KiB",
             "give hard_limit some times the size",
         )],
     },

@@ -40,14 +40,15 @@ impl Limits {
             Self::Huge => line_up([
                 ("promote_after", "1"),
                 ("promote_gap", "\"0s\""),
-                ("soft_limit", "\"1GiB\""),
+                ("soft_limit", "\"512MiB\""),
                 ("hard_limit", "\"1GiB\""),
                 ("bulk_limit", "\"1GiB\""),
             ]),
             Self::Random => {
                 let mut size = |most: u32| 1_u64 << random.random_range(0..=most);
                 let [soft, bulk, splice] = [size(11), size(11), size(5)];
-                let hard = soft << random.random_range(0..=4);
+                // The least that there can be, or more.
+                let hard = soft + (32 << random.random_range(0..=7));
                 let mut number = |most: u32| random.random_range(1..=most).to_string();
                 let [splice_after, copy_after, promote_after, reluctance] =
                     [number(4), number(8), number(3), number(8)];
