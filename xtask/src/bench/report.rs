@@ -33,10 +33,10 @@ pub(crate) struct Required<'a> {
 }
 
 impl Required<'_> {
-    /// Whether the median is good enough, in words.
+    /// Whether it is good enough, in words.
     pub(crate) fn outcome(&self) -> &'static str {
-        match self.cell.ratio {
-            Some(ratio) if self.requirement.met(ratio.median) => "met",
+        match self.cell.quotient() {
+            Some(quotient) if self.requirement.met(quotient) => "met",
             Some(_) => "NOT met",
             None => "no ratio",
         }
@@ -55,7 +55,7 @@ impl Report {
         text += &self.ratios(mark).text();
         let required = self.requirements();
         if !required.is_empty() {
-            text += "\nRequired against haproxy, of the median:\n\n";
+            text += "\nRequired of the median:\n\n";
             text += &required.text();
         }
         for line in self.remarks() {
@@ -90,11 +90,12 @@ impl Report {
 
     /// The table of what is required.
     pub(crate) fn requirements(&self) -> Table {
-        let mut table = Table::new(&["workload", "metric", "required", "measured", "A/A", ""]);
+        let mut table = Table::new(&["workload", "metric", "against", "required", "measured", "A/A", ""]);
         for required in self.required() {
             table.add(vec![
                 required.workload.to_string(),
                 required.row.metric.name().to_owned(),
+                required.cell.peer.name().to_owned(),
                 required.requirement.to_string(),
                 plain(required.cell),
                 required.row.spread.map_or("?".to_owned(), |spread| format!("x{spread:.2}")),

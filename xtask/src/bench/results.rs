@@ -52,7 +52,8 @@ pub(crate) struct Cell {
     /// landbridge's values in the runs before the peer's.
     pub(crate) ours: Summary,
     pub(crate) theirs: Summary,
-    /// landbridge's value by the peer's, pair by pair; `None` if no pair has one.
+    /// landbridge's value by the peer's, pair by pair; `None` if a pair has none. To leave out such pairs, in which a proxy's cost
+    /// is lost in the noise of the floor, would leave those in which it is highest.
     pub(crate) ratio: Option<Summary>,
     pub(crate) verdict: Verdict,
     pub(crate) requirement: Option<Requirement>,
@@ -121,7 +122,7 @@ impl Cell {
         spread: Option<f64>,
     ) -> Option<Self> {
         let (ours, theirs): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
-        let ratio = Summary::of(&ratios(pairs));
+        let ratio = Summary::of(&ratios(pairs)).filter(|ratio| ratio.count == pairs.len());
         let verdict = match (ratio, spread) {
             (Some(ratio), Some(spread)) if within(ratio.median, spread) => Verdict::Same,
             (Some(ratio), Some(_)) if (ratio.median > 1.0) == metric.more_is_better() => Verdict::Better,
@@ -130,6 +131,13 @@ impl Cell {
         };
         let requirement = requirement(workload, metric, peer);
         Some(Self { peer, ours: Summary::of(&ours)?, theirs: Summary::of(&theirs)?, ratio, verdict, requirement })
+    }
+
+    /// What a requirement is held against: the median of the ratios, or without them the quotient of the medians, which is not
+    /// positive where landbridge costs no more than the floor. `None` where the peer's is not positive.
+    pub(crate) fn quotient(&self) -> Option<f64> {
+        let of_medians = || (self.theirs.median > 0.0).then(|| self.ours.median / self.theirs.median);
+        self.ratio.map(|ratio| ratio.median).or_else(of_medians)
     }
 }
 
@@ -244,6 +252,15 @@ mod tests {
         assert_eq!(own.cells.len(), 1, "forwarding itself has no own cost to compare");
         assert_eq!(own.cells[0].ratio.unwrap().median, 0.5);
         assert_eq!(own.cells[0].verdict, Verdict::Better);
+    }
+
+    #[test]
+    fn a_cost_that_the_floor_hides_once_has_no_ratio() {
+        let measured = measured(Metric::Cpu, &[[9.0, 9.0, 4.0, 7.0, 10.0], [9.0, 9.0, 4.0, 3.0, 10.0]]);
+        let own = measured.rows.iter().find(|row| row.metric == Metric::OwnCpu).unwrap();
+        assert_eq!((own.cells[0].ratio, own.cells[0].verdict), (None, Verdict::Unknown));
+        assert_eq!((own.cells[0].ours.median, own.cells[0].theirs.median), (1.0, 6.0));
+        assert!(own.cells[0].quotient().is_some_and(|quotient| (quotient - 1.0 / 6.0).abs() < 1e-9));
     }
 
     #[test]
