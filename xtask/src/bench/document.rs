@@ -70,8 +70,8 @@ fn results(report: &Report) -> String {
          ## All ratios\n\n\
          landbridge's value divided by the peer's: median (lowest - highest) of {} pairs of runs that followed each other. \
          `A/A` is the largest factor between two runs of landbridge that followed each other; inside it (`~`) nothing is \
-         claimed. **Bold** cells are lost. Where a pair has no ratio, for a cost is not above the floor's, both medians stand, ours first. `ours` is landbridge's \
-         median, for scale only: numbers of two measurements cannot be compared. CPU is the busy time of the whole machine, \
+         claimed. **Bold** cells are lost. Where a pair has no ratio, for a cost is not above the floor's, both medians stand, \
+         ours first. `ours` is landbridge's median, for scale only: numbers of two measurements cannot be compared. CPU is the busy time of the whole machine, \
          for 1,000 requests or tokens; own CPU is that minus the same load over plain IP forwarding (`forward`), for bulk \
          per GB. Memory of the kernel is slab and TCP memory, also minus that of forwarding.\n\n\
          {ratios}{remarks}\n\
