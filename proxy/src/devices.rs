@@ -28,7 +28,7 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 }
 
 async fn listen(shared: &Shared) -> io::Result<()> {
-    let bell = Doorbell::new(LINKS)?;
+    let mut bell = Doorbell::new(LINKS)?;
     loop {
         // First as well: something may have changed before the kernel was asked to tell.
         look(shared)?;

@@ -8,9 +8,16 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Duration, Instant, sleep_until};
 
-/// Rings whenever something has changed.
-pub(crate) struct Doorbell(AsyncFd<OwnedFd>);
+/// From one ring to the next: whoever hears it looks at everything, and a routing daemon changes thousands of routes in a row.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Rings when something has changed: at once, and again after a pause if that was not all.
+pub(crate) struct Doorbell {
+    netlink: AsyncFd<OwnedFd>,
+    not_before: Instant,
+}
 
 impl Doorbell {
     /// Rings for the groups `RTMGRP_*` (linux/rtnetlink.h) from now on. Needs a tokio runtime with I/O.
@@ -19,14 +26,17 @@ impl Doorbell {
         let bell = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
         bind(bell.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
-        Ok(Self(unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?))
+        let netlink = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
+        Ok(Self { netlink, not_before: Instant::now() })
     }
 
     /// Waits until it has rung since the last time. Cancelling loses nothing.
-    pub(crate) async fn rung(&self) -> io::Result<()> {
-        let mut ready = self.0.readable().await?;
+    pub(crate) async fn rung(&mut self) -> io::Result<()> {
+        sleep_until(self.not_before).await;
+        let mut ready = self.netlink.readable().await?;
+        self.not_before = Instant::now() + PAUSE;
         loop {
-            match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+            match recv(self.netlink.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
                 // The rest of a message is cut. ENOBUFS: more happened than the socket could hold.
                 Ok(_) | Err(Errno::ENOBUFS) => {}
                 Err(Errno::EAGAIN) => break,

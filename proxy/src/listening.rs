@@ -11,7 +11,7 @@ use socket2::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info};
 
-use crate::config::{Config, Datapath, Listener, Target, TcpOptions, overlap};
+use crate::config::{Config, Listener, Target, TcpOptions, overlap};
 use crate::fastpath::packet::Adopted;
 use crate::handover::Inheritance;
 use crate::net::listener::{self, BindError};
@@ -114,8 +114,8 @@ impl Listening {
         self.bound.drain(..).for_each(|bound| close(bound, workers));
     }
 
-    /// Tells new clients how large a segment may be on the way to the targets of now.
-    fn clamp(&self, config: &Config) {
+    /// Tells new clients how large a segment may be on the way to the targets of now, by the routes of now.
+    pub(crate) fn clamp(&self, config: &Config) {
         for bound in &self.bound {
             let listener = config.listeners.iter().find(|listener| listener.bind.contains(&bound.address));
             if let Some(segment) = listener.and_then(|listener| segment(config, listener)) {
@@ -155,7 +155,7 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&Listener, SocketAddr)> {
 
 /// The largest segment that fits on the way to every target of a listener whose sessions may be joined.
 fn segment(config: &Config, listener: &Listener) -> Option<u32> {
-    if !matches!(listener.datapath, Datapath::Auto | Datapath::Packet) {
+    if !listener.datapath.joins() {
         return None;
     }
     let groups = listener.groups.iter().map(|&group| &config.groups[group]);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Datapath, Listener};
+use crate::config::{Config, Listener};
 use crate::fastpath::packet::{Hook, PacketPath, PinError, Pins};
 use crate::fastpath::{FastPath, Limits, Unavailable};
 use crate::listening::Order;
@@ -47,7 +47,7 @@ pub(crate) fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static s
 /// The packet datapath with what follows its events and this host's devices, if a listener may use it and it can be had;
 /// else the code of the reason.
 pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPath>, &'static str> {
-    let wanted = |listener: &&Listener| matches!(listener.datapath, Datapath::Auto | Datapath::Packet);
+    let wanted = |listener: &&Listener| listener.datapath.joins();
     let sessions: u32 = config.listeners.iter().filter(wanted).map(|listener| listener.max_connections).sum();
     if sessions == 0 {
         return Err("not_wanted");

@@ -4,18 +4,24 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
 use landbridge_tests::{Config, Daemon, Ending, Host, Link, Net, SocketExt, eventually};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use socket2::{Domain, SockRef, Socket, Type};
 
 const FALLBACKS: &str = "landbridge_datapath_fallbacks_total";
 const JOINS: &str = "landbridge_datapath_joins_total";
 
 /// Far more than it takes until a session is joined.
 const ROUNDS: u32 = 50;
+
+/// Sessions of less than 100 ms are not counted as never quiet.
+const LONG: Duration = Duration::from_millis(200);
 
 /// A network with an echo target and a daemon whose sessions would be joined at their first rest.
 fn scene() -> Result<(Net, Echo, Daemon)> {
@@ -98,13 +104,46 @@ fn a_target_whose_route_has_timestamps_in_microseconds() -> Result<()> {
     not_joined(daemon, client, "timestamp_clock")
 }
 
-/// The listener was bound when the way was wider.
+/// The client was told how much it may send when the way was wider.
 #[test]
-fn a_way_to_the_target_that_has_become_narrow() -> Result<()> {
-    let (net, _echo, daemon) = scene()?;
-    net.proxy.ip("link set target0 mtu 1400")?;
+fn a_way_to_the_target_that_becomes_narrow_before_the_session_rests() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    // It is not joined before its first byte.
+    let daemon = Daemon::start(&net.proxy, &Config::single(echo.address()).datapath("join_quiet = \"1m\""))?;
     let client = net.client.connect(daemon.v4())?;
+    daemon.wait_metric("landbridge_target_connect_seconds_count", &[], 1.0)?;
+    net.proxy.ip("link set target0 mtu 1400")?;
     not_joined(daemon, client, "client_mss")
+}
+
+/// Clients are told what fits on the way of now, so that all of them can be joined.
+#[test]
+fn a_way_to_the_target_that_becomes_narrow_and_wide_again() -> Result<()> {
+    let (net, _echo, mut daemon) = scene()?;
+    let target = net.targets[0].v4(0).ip();
+    let joined_bytes =
+        || Ok::<_, anyhow::Error>(daemon.metrics()?.value("landbridge_bytes_total", &[("datapath", "packet")]));
+    let told = |change: &str, expected: std::ops::RangeInclusive<u32>| -> Result<()> {
+        net.proxy.ip(change)?;
+        let mut client = eventually(change, || {
+            let client = net.client.connect(daemon.v4())?;
+            let segment = SockRef::from(&client).tcp_mss()?;
+            ensure!(expected.contains(&segment), "segments of {segment} bytes");
+            Ok(client)
+        })?;
+        let before = joined_bytes()?;
+        eventually("it is joined", || {
+            client.expect_echo(b"question")?;
+            ensure!(joined_bytes()? > before, "{change}");
+            Ok(())
+        })
+    };
+    told("link set target0 mtu 1400", 1300..=1360)?;
+    told(&format!("route replace {target} dev target0 mtu 1300"), 1200..=1260)?;
+    told("link set target0 mtu 1500", 1200..=1260)?;
+    told(&format!("route del {target} dev target0"), 1400..=1460)?;
+    daemon.stop().map(drop)
 }
 
 /// The target was connected when the way was wider, and its greeting is the first packet that has to fit.
@@ -147,6 +186,38 @@ fn ways_that_were_narrow_from_the_start_hinder_nothing() -> Result<()> {
         daemon.stop()?;
     }
     Ok(())
+}
+
+/// Its client's window is so small that something is on its way at any time.
+#[test]
+fn a_stream_that_is_never_quiet() -> Result<()> {
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        while stream.write_all(&[b'x'; 65_536]).is_ok() {}
+        Ok(())
+    })?;
+    let config = Config::single(target.address()).listener("datapath = \"packet\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let never_quiet = [("datapath", "packet"), ("reason", "never_quiet")];
+    let proxy = daemon.v4();
+    let client = net.client.enter(|| -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_recv_buffer_size(1)?;
+        socket.connect(&proxy.into())?;
+        Ok(socket.into())
+    })?;
+    thread::sleep(LONG);
+    let metrics = daemon.metrics()?;
+    ensure!(
+        metrics.value(FALLBACKS, &[]) + metrics.value(JOINS, &[]) == 0.0,
+        "{}",
+        metrics.lines("landbridge_datapath")
+    );
+    client.reset()?;
+    daemon.wait_metric(FALLBACKS, &never_quiet, 1.0)?;
+    daemon.wait_ended(1, "client_reset")?;
+    ensure!(daemon.metrics()?.value(FALLBACKS, &[]) == 1.0, "{}", daemon.metrics()?.lines(FALLBACKS));
+    daemon.stop().map(drop)
 }
 
 /// Joints linger after their session, for repetitions that come late, so that many short sessions use them up.

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
+use landbridge_tests::targets::Echo;
 use landbridge_tests::{Config, Daemon, Group, Net, binary};
 use serde_json::Value;
 
@@ -10,11 +11,13 @@ use serde_json::Value;
 fn doctor_says_for_each_target_whether_sessions_can_be_joined() -> Result<()> {
     let net = Net::new(1)?;
     net.proxy.ip("link set target0 mtu 1400")?;
+    let _echo = Echo::start(&net.targets[0], 9000)?;
     let near = Group::new("near").target(net.targets[0].v4(9000)).target(net.targets[0].v6(9000));
+    let silent = Group::new("silent").target(net.targets[0].v4(9001));
     let here = Group::new("here").target(net.proxy.v4(9000));
     let lost = Group::new("lost").target(net.unreachable(9000)?);
     let mut file = tempfile::NamedTempFile::with_suffix(".toml")?;
-    write!(file, "{}", Config::new([near, here, lost]))?;
+    write!(file, "{}", Config::new([near, silent, here, lost]))?;
 
     let mut doctor = net.proxy.command(binary("landbridge")?);
     let output = doctor.args(["doctor", "--json", "--config"]).arg(file.path()).output()?;
@@ -28,8 +31,11 @@ fn doctor_says_for_each_target_whether_sessions_can_be_joined() -> Result<()> {
         of_it.map(|check| (check["ok"] == true, check["detail"].as_str().unwrap_or_default().to_owned())).collect()
     };
     let near = about("near");
-    let is_good = |(ok, detail): &(bool, String)| *ok && detail.contains("by target0 in packets of 1400 bytes");
-    ensure!(near.len() == 2 && near.iter().all(is_good), "{near:?}");
+    let joins = "can be joined, by target0 in packets of 1400 bytes, ";
+    let alike = format!("{joins}with clients that agree on timestamps, SACK, window scaling and not on ECN");
+    ensure!(near == [(true, alike.clone()), (true, alike)], "{near:?}");
+    let unknown = format!("{joins}if client and target agree on the same TCP options (the target does not answer now)");
+    ensure!(about("silent") == [(true, unknown)], "{:?}", about("silent"));
     for (place, why) in [("here", "is on this host"), ("lost", "no route")] {
         let found = about(place);
         ensure!(found.len() == 1 && !found[0].0 && found[0].1.contains(why), "{place}: {found:?}");

@@ -63,7 +63,8 @@ pub struct JoinJudge {
 enum State {
     Unwatched,
     Watched,
-    Refused,
+    /// Joined, or refused.
+    Decided,
 }
 
 impl JoinJudge {
@@ -86,7 +87,7 @@ impl JoinJudge {
     pub const fn seen(&self) -> JoinStep {
         match self.state {
             State::Watched => JoinStep::Arm { unseen: true },
-            State::Unwatched | State::Refused => JoinStep::Nothing,
+            State::Unwatched | State::Decided => JoinStep::Nothing,
         }
     }
 
@@ -95,7 +96,7 @@ impl JoinJudge {
         match self.state {
             State::Unwatched => JoinStep::Watch { ask: true },
             State::Watched => JoinStep::Arm { unseen: true },
-            State::Refused => JoinStep::Nothing,
+            State::Decided => JoinStep::Nothing,
         }
     }
 
@@ -115,14 +116,20 @@ impl JoinJudge {
         }
     }
 
-    /// The session cannot be joined.
-    pub const fn refused(&mut self) {
-        self.state = State::Refused;
+    /// The session is joined, or cannot be.
+    pub const fn decided(&mut self) {
+        self.state = State::Decided;
+    }
+
+    /// Why a session that ends now was not joined, after it `lived` for so long. One that was short, or about which is
+    /// decided already, has no reason to tell.
+    pub const fn ended(&self, lived: Duration) -> Option<NotJoined> {
+        if self.is_open() && lived.as_nanos() >= SHORT.as_nanos() { Some(NotJoined::NeverQuiet) } else { None }
     }
 
     /// Whether joining may still be tried: timers for it make sense.
     pub const fn is_open(&self) -> bool {
-        !matches!(self.state, State::Refused)
+        !matches!(self.state, State::Decided)
     }
 
     /// Whether other ways into the kernel should wait for this one.
@@ -185,12 +192,13 @@ pub struct LegFacts {
     pub is_local: bool,
 }
 
-/// `TCPI_OPT_TIMESTAMPS`, `_SACK`, `_WSCALE` and `_ECN` (linux/tcp.h).
-const AGREED: u8 = 0b1111;
 /// `TCPI_OPT_TIMESTAMPS`
 pub const TIMESTAMPS: u8 = 1;
 /// `TCPI_OPT_USEC_TS`: the clock of the timestamps counts microseconds.
-const MICROSECONDS: u8 = 1 << 6;
+pub const MICROSECONDS: u8 = 1 << 6;
+/// What both legs have to agree on alike: `TCPI_OPT_TIMESTAMPS`, `_SACK`, `_WSCALE` and `_ECN` (linux/tcp.h), and their names.
+pub const ALIKE: [(u8, &str); 4] = [(TIMESTAMPS, "timestamps"), (2, "SACK"), (4, "window scaling"), (8, "ECN")];
+const ALIKE_BITS: u8 = 0b1111;
 
 /// Why two legs are not joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,11 +219,13 @@ pub enum NotJoined {
     Kernel,
     /// The process leaves its joined sessions to another one, and joins no more.
     Retired,
+    /// Until the session ended something was on its way.
+    NeverQuiet,
 }
 
 impl NotJoined {
     /// Every reason, in a fixed order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::LocalPeer,
         Self::Options,
         Self::Clock,
@@ -224,6 +234,7 @@ impl NotJoined {
         Self::Full,
         Self::Kernel,
         Self::Retired,
+        Self::NeverQuiet,
     ];
 
     /// The value of the metric label `reason`.
@@ -237,6 +248,7 @@ impl NotJoined {
             Self::Full => "joints_full",
             Self::Kernel => "join_refused",
             Self::Retired => "retired",
+            Self::NeverQuiet => "never_quiet",
         }
     }
 }
@@ -249,7 +261,7 @@ pub const fn eligible(client: &LegFacts, target: &LegFacts) -> Result<(), NotJoi
     if client.is_local || target.is_local {
         return Err(NotJoined::LocalPeer);
     }
-    if (client.options ^ target.options) & AGREED != 0 {
+    if (client.options ^ target.options) & ALIKE_BITS != 0 {
         return Err(NotJoined::Options);
     }
     if (client.options | target.options) & MICROSECONDS != 0 {
@@ -353,11 +365,24 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_final() {
+    fn a_decision_is_final() {
         let mut judge = JoinJudge::new(JoinRules { after: 1, quiet: Duration::ZERO }, false);
-        judge.refused();
+        judge.decided();
         assert_eq!((judge.rested(), judge.quiet()), (JoinStep::Nothing, JoinStep::Nothing));
         assert!(!judge.is_open() && !judge.is_preferred());
+    }
+
+    #[test]
+    fn a_session_that_could_have_been_joined_was_never_quiet_unless_it_was_short() {
+        let mut judge = JoinJudge::new(JoinRules::default(), true);
+        for long in [SHORT, Duration::MAX] {
+            assert_eq!(judge.ended(long), Some(NotJoined::NeverQuiet));
+            judge.watched();
+            judge.spoiled();
+        }
+        assert_eq!(judge.ended(SHORT - Duration::from_nanos(1)), None);
+        judge.decided();
+        assert_eq!(judge.ended(Duration::MAX), None);
     }
 
     #[test]

@@ -42,7 +42,9 @@ pub(super) fn doctor(config: Option<&Path>, (socket, balancer): (&Path, Duration
     if let Some(config) = config {
         let daemon = status.as_ref().ok().map(|status| status.process);
         report.checks.extend(Host::observe(daemon).checks(&config));
-        report.checks.extend(devices.iter().flat_map(|devices| joins::checks(&config, devices)));
+        if let Some(devices) = devices {
+            report.checks.extend(joins::checks(&config, &devices)?);
+        }
     }
     report.checks.extend(idle::checks(&status, balancer));
     let exit = if report.checks.iter().any(|check| check.breaks) { Exit::Failed } else { Exit::Good };

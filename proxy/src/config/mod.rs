@@ -222,6 +222,13 @@ pub enum Datapath {
     Copy,
 }
 
+impl Datapath {
+    /// Whether its sessions are joined where that is possible.
+    pub(crate) const fn joins(self) -> bool {
+        matches!(self, Self::Auto | Self::Packet)
+    }
+}
+
 /// Which PROXY header a listener expects in front of the client's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptProxy {

@@ -181,7 +181,7 @@ impl<'a> Relay<'a> {
         let download = Flow::new(Direction::Download, settings.policy, Head::default(), (Arc::clone(cell), tally));
         let join = packet
             .zip(settings.join)
-            .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, cell.haste.get().is_eager())));
+            .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, Arc::clone(cell))));
         let sockets = client.socket().and_then(|client| Ok([client.as_raw_fd(), target.socket()?.as_raw_fd()]));
         let watched = sockets.ok().map(|sockets| worker.looks.watch(sockets, Arc::clone(cell), tally));
         Self { upload, download, watched, client, target, settings, worker, kernel, join, cell, tally }
@@ -224,10 +224,7 @@ impl<'a> Relay<'a> {
                             let pair = Pair { legs, books: books(upload, download) };
                             match asked.rested(cx, upload.moved() + download.moved(), pair) {
                                 Joint::Live => return Poll::Ready(Next::Join),
-                                Joint::Never(why) => {
-                                    cell.not_joined(why).add(1);
-                                    *join = None;
-                                }
+                                Joint::Never => *join = None,
                                 Joint::Not | Joint::Armed => {}
                             }
                         }

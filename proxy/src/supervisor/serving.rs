@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::{FusedFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use nix::libc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +20,7 @@ use super::RunError;
 use crate::admin::Server;
 use crate::admin::control::ReloadWish;
 use crate::config::Config;
+use crate::doorbell::Doorbell;
 use crate::fastpath::packet::PacketPath;
 use crate::handover::{Kind, Successor};
 use crate::listening::{Listening, Order};
@@ -29,6 +31,9 @@ use crate::signals::{Event, Signals};
 use crate::systemd::Service;
 use crate::watch::Watch;
 use crate::worker::{Phase, WorkerError};
+
+/// Links and routes of both families (linux/rtnetlink.h).
+const ROUTES: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_ROUTE | libc::RTMGRP_IPV6_ROUTE) as u32;
 
 /// What the supervisor has while it waits for events.
 pub(super) struct Supervisor {
@@ -70,6 +75,11 @@ impl Supervisor {
         // The process that is to take over, until it serves.
         let mut upgrade = pin!(OptionFuture::default());
         let names = Arc::clone(&self.running.names);
+        let mut routes = Doorbell::new(ROUTES)
+            .inspect_err(|error| {
+                warn!("new clients are told the packet sizes of now, whatever becomes of the routes: {error}");
+            })
+            .ok();
         loop {
             let phase = *self.phase.borrow();
             if wished && reload.is_terminated() && upgrade.is_terminated() && phase == Phase::Serving {
@@ -121,6 +131,13 @@ impl Supervisor {
                     }
                 },
                 () = names.changed() => renamed = true,
+                Some(rung) = OptionFuture::from(routes.as_mut().map(Doorbell::rung)) => match rung {
+                    Ok(()) => self.listening.clamp(&self.running.load().config),
+                    Err(error) => {
+                        warn!("routes are no longer followed: {error}");
+                        routes = None;
+                    }
+                },
                 // Whoever wishes for a reload of a daemon that is ending learns it by the loss of the answer.
                 Some(wish) = self.control.recv(), if phase == Phase::Serving => {
                     wishes.push(wish);

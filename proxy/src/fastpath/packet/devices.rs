@@ -77,7 +77,7 @@ impl PacketPath {
     /// # Errors
     /// The kernel does not tell about changes.
     pub async fn follow_devices(self: Arc<Self>) -> io::Result<()> {
-        let changes = Doorbell::new(GROUPS)?;
+        let mut changes = Doorbell::new(GROUPS)?;
         loop {
             // First as well: something may have changed between the start and the doorbell.
             self.attach_devices();

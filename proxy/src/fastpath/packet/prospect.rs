@@ -1,10 +1,10 @@
 //! Whether sessions of a listener to a target can be joined, as far as that can be told before there is one. Pure.
 //!
-//! What remains open until both legs stand: whether both peers agree on the same TCP options.
+//! What remains open until both legs stand: whether the client agrees on the same TCP options as the target.
 
-use landbridge_core::join::headers;
+use landbridge_core::join::{ALIKE, MICROSECONDS, headers};
 
-use crate::config::{Datapath, Listener};
+use crate::config::Listener;
 
 /// The way to a target, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Way {
     pub is_local: bool,
     /// Whether its address is IPv6.
     pub is_ipv6: bool,
+    /// What it agrees on, as bits of `tcpi_options`; `None`: it did not answer.
+    pub options: Option<u8>,
 }
 
 /// Why sessions will not be joined.
@@ -37,6 +39,9 @@ pub enum Hindrance {
     /// The programs cannot be attached to the device.
     #[error("{0} is a kind of device that is not supported")]
     Device(String),
+    /// The clock of the target leg's timestamps has another unit than the client leg's.
+    #[error("the route to the target has timestamps in microseconds")]
+    Clock,
 }
 
 impl Hindrance {
@@ -46,6 +51,7 @@ impl Hindrance {
             Self::NotWanted => "datapath = \"auto\", unless that is meant",
             Self::LocalClients | Self::LocalTarget => "nothing: other datapaths move these sessions",
             Self::NoRoute(_) => "look at `ip route get`, and whether the VPN is up and group.tcp is right",
+            Self::Clock => "`ip route change` to the target without the feature tcp_usec_ts",
             Self::Device(_) => "Ethernet, VLAN, TUN and WireGuard devices are, and have to be up",
         }
     }
@@ -61,7 +67,7 @@ pub fn prospect(
     way: Result<&Way, &std::io::Error>,
     devices: &[String],
 ) -> Result<String, Hindrance> {
-    if !matches!(listener.datapath, Datapath::Auto | Datapath::Packet) {
+    if !listener.datapath.joins() {
         return Err(Hindrance::NotWanted);
     }
     if listener.bind.iter().all(|address| address.ip().to_canonical().is_loopback()) {
@@ -71,13 +77,31 @@ pub fn prospect(
     if way.is_local {
         return Err(Hindrance::LocalTarget);
     }
+    if way.options.is_some_and(|options| options & MICROSECONDS != 0) {
+        return Err(Hindrance::Clock);
+    }
+    let by = match &way.device {
+        Some(device) if !devices.contains(device) => return Err(Hindrance::Device(device.clone())),
+        Some(device) => format!(" by {device}"),
+        None => String::new(),
+    };
     let bytes = way.segment + headers(way.is_ipv6);
-    match &way.device {
-        Some(device) if !devices.contains(device) => Err(Hindrance::Device(device.clone())),
-        Some(device) => {
-            Ok(format!("can be joined, by {device} in packets of {bytes} bytes, if both peers' options agree"))
-        }
-        None => Ok(format!("can be joined, in packets of {bytes} bytes, if both peers' options agree")),
+    Ok(format!("can be joined,{by} in packets of {bytes} bytes, {}", clients(way.options)))
+}
+
+/// Whose sessions can be joined with a target that agrees on these options.
+fn clients(options: Option<u8>) -> String {
+    let Some(options) = options else {
+        return "if client and target agree on the same TCP options (the target does not answer now)".to_owned();
+    };
+    let names = |agreed: bool| {
+        let of_them = ALIKE.iter().filter(|(bit, _)| (options & bit != 0) == agreed);
+        of_them.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+    };
+    match (names(true), names(false)) {
+        (with, without) if without.is_empty() => format!("with clients that agree on {with}"),
+        (with, without) if with.is_empty() => format!("with clients that agree on none of {without}"),
+        (with, without) => format!("with clients that agree on {with} and not on {without}"),
     }
 }
 
@@ -99,10 +123,28 @@ mod tests {
     #[test]
     fn every_reason_is_found_and_what_is_good_tells_the_device() {
         let devices = ["wg0".to_owned()];
-        let way = Way { device: Some("wg0".to_owned()), segment: 1380, is_local: false, is_ipv6: false };
+        let way = Way {
+            device: Some("wg0".to_owned()),
+            segment: 1380,
+            is_local: false,
+            is_ipv6: false,
+            options: Some(0b111),
+        };
         let open = listener("\"0.0.0.0:8000\"", "auto");
         let good = prospect(&open, Ok(&way), &devices).unwrap();
-        assert!(good.contains("by wg0 in packets of 1420 bytes"), "{good}");
+        let expected = "can be joined, by wg0 in packets of 1420 bytes, with clients that agree on timestamps, SACK, window \
+                        scaling and not on ECN";
+        assert_eq!(good, expected);
+        for (options, said) in [
+            (None, "(the target does not answer now)"),
+            (Some(0), "agree on none of timestamps, SACK, window scaling, ECN"),
+            (Some(0b1_1111), "agree on timestamps, SACK, window scaling, ECN"),
+        ] {
+            let found = prospect(&open, Ok(&Way { options, ..way.clone() }), &devices).unwrap();
+            assert!(found.ends_with(said), "{found}");
+        }
+        let microseconds = Way { options: Some(0b100_0111), ..way.clone() };
+        assert_eq!(prospect(&open, Ok(&microseconds), &devices), Err(Hindrance::Clock));
         let over_ipv6 = Way { is_ipv6: true, ..way.clone() };
         assert!(prospect(&open, Ok(&over_ipv6), &devices).unwrap().contains("1440 bytes"));
 

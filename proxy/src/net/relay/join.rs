@@ -12,14 +12,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::fastpath::packet::{Books, Joined, Joining, PacketPath, Stand};
 use crate::net::leg::Leg;
+use crate::stats::RouteCell;
 
 /// A quiet session is looked at less and less often, down to this.
 const LONGEST_QUIET: Duration = Duration::from_secs(1);
 
-/// What joins a session.
+/// What joins a session. Dropped before it has, it counts that the session was never quiet.
 pub(super) struct Join {
     path: Arc<PacketPath>,
     judge: JoinJudge,
+    began: Instant,
+    cell: Arc<RouteCell>,
     /// The session is watched.
     joining: Option<Joining>,
     armed: bool,
@@ -47,8 +50,8 @@ pub(super) enum Joint {
     Armed,
     /// Joined: nothing is left to do in user space.
     Live,
-    /// It cannot be joined.
-    Never(NotJoined),
+    /// It cannot be joined, which is counted.
+    Never,
 }
 
 /// Both legs, the client's first, and what user space did with them.
@@ -59,10 +62,12 @@ pub(super) struct Pair<'a> {
 }
 
 impl Join {
-    pub(super) fn new(path: Arc<PacketPath>, rules: JoinRules, eager: bool) -> Self {
+    pub(super) fn new(path: Arc<PacketPath>, rules: JoinRules, cell: Arc<RouteCell>) -> Self {
         Self {
             path,
-            judge: JoinJudge::new(rules, eager),
+            judge: JoinJudge::new(rules, cell.haste.get().is_eager()),
+            began: Instant::now(),
+            cell,
             joining: None,
             armed: false,
             asked: false,
@@ -103,7 +108,7 @@ impl Join {
     /// To be asked when user space has moved what it could, `moved` bytes since the session began, and rests.
     pub(super) fn rested(&mut self, cx: &mut Context<'_>, moved: u64, pair: Pair<'_>) -> Joint {
         if self.is_retired() {
-            return Joint::Never(NotJoined::Retired);
+            return self.never(NotJoined::Retired);
         }
         let mut step = JoinStep::Nothing;
         if moved != self.moved {
@@ -113,7 +118,7 @@ impl Join {
         loop {
             match self.take(step, pair) {
                 Ok(Joint::Not) => {}
-                Ok(joint @ (Joint::Live | Joint::Never(_))) => return joint,
+                Ok(joint @ (Joint::Live | Joint::Never)) => return joint,
                 Ok(Joint::Armed) => match self.poll(cx, pair.legs) {
                     Joint::Not => {}
                     joint => return joint,
@@ -145,7 +150,7 @@ impl Join {
                     self.judge.watched();
                     Ok(Joint::Not)
                 }
-                Err(why) => Ok(Joint::Never(why)),
+                Err(why) => Ok(self.never(why)),
             },
             (JoinStep::Arm { unseen }, Some(joining)) => Ok(match joining.arm(sockets, pair.books, unseen)? {
                 Stand::Restless | Stand::Spoiled => Joint::Not,
@@ -180,8 +185,23 @@ impl Join {
         }
     }
 
+    fn never(&mut self, why: NotJoined) -> Joint {
+        self.judge.decided();
+        self.cell.not_joined(why).add(1);
+        Joint::Never
+    }
+
     /// What a live session becomes.
-    pub(super) fn into_joined(self, legs: [OwnedFd; 2]) -> Option<Joined> {
-        self.joining.map(|joining| joining.into_joined(legs))
+    pub(super) fn into_joined(mut self, legs: [OwnedFd; 2]) -> Option<Joined> {
+        self.judge.decided();
+        self.joining.take().map(|joining| joining.into_joined(legs))
+    }
+}
+
+impl Drop for Join {
+    fn drop(&mut self) {
+        if let Some(why) = self.judge.ended(self.began.elapsed()) {
+            self.cell.not_joined(why).add(1);
+        }
     }
 }
