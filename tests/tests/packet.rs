@@ -17,6 +17,7 @@ const DATAPATHS: [&str; 2] = ["auto", "packet"];
 #[test]
 fn busy_messages_are_joined() -> Result<()> {
     const MANY: u64 = 500;
+    const FIRST: u64 = 20;
     let net = Net::new(1)?;
     for datapath in DATAPATHS {
         let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
@@ -25,7 +26,12 @@ fn busy_messages_are_joined() -> Result<()> {
         })?;
         let mut daemon = start(&net, &target, datapath)?;
         let mut client = net.client.connect(daemon.v4())?;
-        ask(&mut client, MANY)?;
+        ask(&mut client, FIRST)?;
+        daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+        let before = net.proxy.counter("Tcp", "InSegs")?;
+        ask(&mut client, MANY - FIRST)?;
+        let heard = net.proxy.counter("Tcp", "InSegs")? - before;
+        ensure!(heard < FIRST, "{datapath}: {heard} segments went to sockets of the proxy");
         client.finish_writing()?;
         client.expect_ending(Ending::Closed)?;
         target.outcome()?;
@@ -146,6 +152,34 @@ fn a_client_that_begins_anew_from_the_same_port_is_let_in() -> Result<()> {
         daemon.stop()?;
     }
     Ok(())
+}
+
+/// As long as the kernel would keep TIME_WAIT: what is late must not come to another session.
+#[test]
+fn the_port_towards_the_target_rests_when_its_session_has_ended() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    // Two for dials; what asks for metrics has others.
+    let ports = |range| net.proxy.set_sysctl("ipv4/ip_local_port_range", range);
+    let joined = |sessions: u32| -> Result<TcpStream> {
+        ports("40000 40001")?;
+        let mut client = net.client.connect(daemon.v4())?;
+        ask(&mut client, 20)?;
+        ports("50000 60000")?;
+        daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions.into())?;
+        Ok(client)
+    };
+    drop(joined(1)?);
+    daemon.wait_ended(1, "client_closed")?;
+    let second = joined(2)?;
+    ports("40000 40001")?;
+    let (received, _) = net.client.connect(daemon.v4())?.read_to_ending()?;
+    ensure!(received.is_empty(), "the first session's port is used again");
+    ports("50000 60000")?;
+    daemon.wait_metric("landbridge_target_connect_failures_total", &[("reason", "local")], 1.0)?;
+    drop(second);
+    daemon.stop().map(drop)
 }
 
 /// Probes keep what is alive alive, and do no harm.

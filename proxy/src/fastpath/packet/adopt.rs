@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
-use landbridge_common::packet::{LegRef, Origin, PHASE, Tuple, phase};
+use landbridge_common::packet::{CLIENT, LegRef, Origin, PHASE, TARGET, Tuple, phase};
 use tracing::debug;
 
 use super::joined::Joined;
@@ -114,11 +114,10 @@ impl PacketPath {
             return None;
         };
         let keys = [client, target];
-        let shadows = if phase == phase::LIVE {
-            [0, 1].map(|side| self.shadow(index, side, keys[side], handed))
-        } else {
-            [None, None]
-        };
+        // Of one that lingers the client may use the ports again.
+        let holds = |side| phase == phase::LIVE || side == TARGET;
+        let shadows =
+            [CLIENT, TARGET].map(|side| holds(side).then(|| self.shadow(index, side, keys[side], handed)).flatten());
         let device = joint.device_of(1).0;
         Some(Adopted {
             joined: Joined::adopted(Arc::clone(self), index, keys, shadows),

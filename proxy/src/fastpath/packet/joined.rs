@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use landbridge_common::packet::{BY_TARGET, Origin, PHASE, Tuple, WAS_RESET, phase};
+use landbridge_common::packet::{BY_TARGET, CLIENT, Origin, PHASE, Tuple, WAS_RESET, phase};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::debug;
 
@@ -132,10 +132,10 @@ impl Joined {
         self.joint().dropped()
     }
 
-    /// Closes the sockets of a session that has ended, in silence. Repetitions are still sent on until this is dropped, and
-    /// the ports are free.
+    /// Closes the client leg's socket of a session that has ended, in silence: its client may begin another connection by the
+    /// same ports. Repetitions are still sent on, and the port towards the target is taken, until this is dropped.
     pub fn release(&mut self) {
-        for shadow in self.shadows.iter_mut().filter_map(Option::take) {
+        if let Some(shadow) = self.shadows[CLIENT].take() {
             let _refused = repair::stand_aside(shadow.as_fd());
         }
     }
