@@ -88,6 +88,14 @@ impl Net {
         Ok(())
     }
 
+    /// Adds another Ethernet link to target host `index`, whose devices have this name at both ends, no address, and no route.
+    pub fn second_link(&self, index: u8, device: &str) -> Result<()> {
+        let host = &self.targets[usize::from(index)];
+        let namespace = host.namespace_path();
+        self.proxy.ip(&format!("link add {device} type veth peer name {device} netns {namespace}"))?;
+        [&self.proxy, host].into_iter().try_for_each(|end| end.ip(&format!("link set {device} up")))
+    }
+
     /// From now on nothing passes between the proxy and target host `index`, as if that had lost power.
     pub fn cut_target(&self, index: u8) -> Result<()> {
         self.cut(&self.targets[usize::from(index)], index + 1)

@@ -69,6 +69,18 @@ fn stopped_readers_cost_no_more_than_the_limits_say() -> Result<()> {
     Ok(())
 }
 
+/// Where sessions are joined their senders are throttled by the readers themselves, and this host holds nothing: less is taken
+/// than user space takes, whose sockets have buffers, and the kernel's memory is the clients' and the target's.
+#[test]
+fn stopped_readers_of_joined_sessions_cost_this_host_nothing() -> Result<()> {
+    let net = Net::new(1)?;
+    let relayed = hold(&net, "copy")?;
+    let joined = hold(&net, "packet")?;
+    ensure!(joined.sent < relayed.sent, "{joined:?} {relayed:?}");
+    ensure!(joined.kernel < relayed.kernel + OTHERS, "{joined:?} {relayed:?}");
+    Ok(())
+}
+
 /// What stopped readers cost, all together, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
@@ -136,7 +148,10 @@ fn hold(net: &Net, datapath: &str) -> Result<Cost> {
     let metrics = daemon.metrics()?;
     println!("{}", metrics.lines("landbridge_datapath_demotions_total"));
     ensure!(metrics.value("landbridge_integrity_resets_total", &[]) == 0.0);
-    if datapath != "copy" {
+    if datapath == "packet" {
+        let joins = metrics.value("landbridge_datapath_joins_total", &[]);
+        ensure!(joins == SESSIONS as f64, "only {joins} were joined");
+    } else if datapath != "copy" {
         let promotions = metrics.value("landbridge_datapath_promotions_total", &[]);
         ensure!(promotions >= SESSIONS as f64, "{datapath}: only {promotions} were in the kernel");
         let demotions = metrics.value("landbridge_datapath_demotions_total", &[("reason", "behind")])

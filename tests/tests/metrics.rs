@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use landbridge_tests::targets::{Checked, DnsServer, Echo};
-use landbridge_tests::{Config, Daemon, Group, Net, PATIENCE, SocketExt, Tool, eventually};
+use landbridge_tests::targets::{Checked, DnsServer, Echo, Scripted};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt, Tool, eventually};
 
 /// What a page or a scrape says of one metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -270,34 +270,35 @@ const THOUGHT: Duration = Duration::from_millis(300);
 #[test]
 fn connects_and_first_bytes_are_timed() -> Result<()> {
     let net = Net::new(1)?;
-    let listener = net.targets[0].listen(net.targets[0].v4(9000))?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(net.targets[0].v4(9000)))?;
-    let target = std::thread::spawn(move || -> Result<()> {
-        let (mut stream, _) = listener.accept()?;
-        let mut question = [0; 8];
-        std::io::Read::read_exact(&mut stream, &mut question)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        stream.expect(b"question")?;
         // The time is the subject here.
         std::thread::sleep(THOUGHT);
         stream.write_all(b"answer")?;
-        std::io::Read::read_to_end(&mut stream, &mut Vec::new())?;
-        Ok(())
-    });
-    let mut client = net.client.connect(daemon.v4())?;
-    client.set_read_timeout(Some(PATIENCE))?;
-    client.write_all(b"question")?;
-    std::io::Read::read_exact(&mut client, &mut [0; 6])?;
-    let route = [("listener", "main"), ("group", "onprem")];
-    for name in ["landbridge_target_connect_seconds_count", "landbridge_target_first_byte_seconds_count"] {
-        daemon.wait_metric(name, &route, 1.0)?;
+        stream.expect_ending(Ending::Closed)
+    })?;
+    for (datapath, joins) in [("copy", 0.0), ("packet", 1.0)] {
+        let config = Config::single(target.address()).listener(&format!("datapath = {datapath:?}"));
+        let mut daemon = Daemon::start(&net.proxy, &config)?;
+        let mut client = net.client.connect(daemon.v4())?;
+        // Without a byte so far.
+        daemon.wait_metric("landbridge_datapath_joins_total", &[], joins)?;
+        client.write_all(b"question")?;
+        client.expect(b"answer")?;
+        let route = [("listener", "main"), ("group", "onprem")];
+        for name in ["landbridge_target_connect_seconds_count", "landbridge_target_first_byte_seconds_count"] {
+            daemon.wait_metric(name, &route, 1.0)?;
+        }
+        let metrics = daemon.metrics()?;
+        let connect = metrics.value("landbridge_target_connect_seconds_sum", &route);
+        let first_byte = metrics.value("landbridge_target_first_byte_seconds_sum", &route);
+        ensure!(connect > 0.0 && connect < 0.25, "{datapath}: the connect took {connect} s");
+        ensure!((0.29..2.0).contains(&first_byte), "{datapath}: the first byte took {first_byte} s");
+        daemon.wait_metric("landbridge_listener_sessions", &[("listener", "main")], 1.0)?;
+        drop(client);
+        target.outcome()?;
+        daemon.wait_metric("landbridge_listener_sessions", &[("listener", "main")], 0.0)?;
+        daemon.stop()?;
     }
-    let metrics = daemon.metrics()?;
-    let connect = metrics.value("landbridge_target_connect_seconds_sum", &route);
-    let first_byte = metrics.value("landbridge_target_first_byte_seconds_sum", &route);
-    ensure!(connect > 0.0 && connect < 0.25, "the connect took {connect} s");
-    ensure!((0.29..2.0).contains(&first_byte), "the first byte took {first_byte} s");
-    daemon.wait_metric("landbridge_listener_sessions", &[("listener", "main")], 1.0)?;
-    drop(client);
-    target.join().expect("the target does not panic")?;
-    daemon.wait_metric("landbridge_listener_sessions", &[("listener", "main")], 0.0)?;
-    daemon.stop().map(drop)
+    Ok(())
 }

@@ -1,0 +1,115 @@
+//! The ways of joined sessions: through one device, and along routes, devices and neighbours that change while they run.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+
+use anyhow::{Context, Result, ensure};
+use landbridge_tests::targets::Echo;
+use landbridge_tests::{Config, Daemon, Host, LISTENER_PORT, Net, SocketExt};
+
+const ROUNDS: u32 = 20;
+
+/// Segments that sockets of the proxy may get while a joined session goes on: neighbours of the test, if any.
+const OTHERS: u64 = 5;
+
+/// Opens a session, the daemon's last of so many, and waits until it is joined.
+fn join(daemon: &Daemon, host: &Host, address: SocketAddr, sessions: u32) -> Result<TcpStream> {
+    let mut client = host.connect(address)?;
+    for _ in 0..ROUNDS {
+        client.expect_echo(b"question")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], sessions.into())?;
+    Ok(client)
+}
+
+/// The session goes on, and no socket of the proxy hears of it.
+fn is_forwarded(proxy: &Host, client: &mut TcpStream) -> Result<()> {
+    let before = proxy.counter("Tcp", "InSegs")?;
+    for _ in 0..ROUNDS {
+        client.expect_echo(b"another question")?;
+    }
+    let heard = proxy.counter("Tcp", "InSegs")? - before;
+    ensure!(heard < OTHERS, "{heard} segments went to sockets of the proxy");
+    Ok(())
+}
+
+/// A client that shares the target's way, and one that is the target's host.
+#[test]
+fn both_legs_by_the_same_device() -> Result<()> {
+    let net = Net::new(2)?;
+    net.put_behind(0, 1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let near = SocketAddr::new(net.proxy_towards(0).into(), LISTENER_PORT);
+    for (sessions, host) in (1..).zip(&net.targets) {
+        let mut client = join(&daemon, host, near, sessions).with_context(|| host.name().to_owned())?;
+        is_forwarded(&net.proxy, &mut client)?;
+        drop(client);
+        daemon.wait_ended(sessions, "client_closed")?;
+    }
+    daemon.stop().map(drop)
+}
+
+/// The device that the packets then take was not there when the daemon started, and the former one is lost.
+#[test]
+fn another_route_by_a_device_that_comes_later() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let mut client = join(&daemon, &net.client, daemon.v4(), 1)?;
+    net.second_link(0, "second")?;
+    let target = net.targets[0].v4(0).ip();
+    net.proxy.ip(&format!("route replace {target} dev second"))?;
+    net.targets[0].ip(&format!("route replace {} dev second", net.proxy_towards(0)))?;
+    net.proxy.ip("link set target0 down")?;
+    // What comes before the program is attached to the new device goes to a socket that hears nothing, and is repeated.
+    client.expect_echo(b"by the other device")?;
+    is_forwarded(&net.proxy, &mut client)?;
+    drop(client);
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
+/// As a VPN's that is started again: another device of the same name and addresses.
+#[test]
+fn a_device_that_goes_and_comes_again() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let mut client = join(&daemon, &net.client, daemon.v4(), 1)?;
+    net.proxy.ip("link del target0")?;
+    net.second_link(0, "target0")?;
+    let (near, far) = (IpAddr::from(net.proxy_towards(0)), net.targets[0].v4(0).ip());
+    for (host, address) in [(&net.proxy, near), (&net.targets[0], far)] {
+        host.ip(&format!("addr add {address}/24 dev target0"))?;
+    }
+    client.expect_echo(b"by the new device")?;
+    is_forwarded(&net.proxy, &mut client)?;
+    drop(client);
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
+/// As after a failover between two routers, or when a virtual machine moves.
+#[test]
+fn another_hardware_address_at_either_end() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let target = &net.targets[0];
+    for (number, address) in (1..).zip([target.v4(echo.address().port()), target.v6(echo.address().port())]) {
+        let mut daemon = Daemon::start(&net.proxy, &Config::single(address))?;
+        let mut client = join(&daemon, &net.client, daemon.v4(), 1)?;
+        for ((changed, device), (other, towards)) in [
+            ((target, "eth0"), (&net.proxy, "target0")),
+            ((&net.proxy, "target0"), (target, "eth0")),
+            ((&net.client, "eth0"), (&net.proxy, "client")),
+        ] {
+            changed.ip(&format!("link set {device} address 02:00:00:00:07:0{number}"))?;
+            other.ip(&format!("neigh flush dev {towards}"))?;
+            is_forwarded(&net.proxy, &mut client).with_context(|| format!("{device} of {}", changed.name()))?;
+        }
+        drop(client);
+        daemon.wait_ended(1, "client_closed")?;
+        daemon.stop()?;
+    }
+    Ok(())
+}
