@@ -108,6 +108,8 @@ fn label(metric: Metric) -> String {
 fn colour(peer: Contender) -> &'static str {
     match peer {
         Contender::Landbridge | Contender::Forward => "#777",
+        Contender::LandbridgePacket => "#4d004b",
+        Contender::LandbridgeSockmap => "#810f7c",
         Contender::LandbridgeCopy => "#8c6bb1",
         Contender::LandbridgeSplice => "#c994c7",
         Contender::LandbridgeScraped => "#dd3497",

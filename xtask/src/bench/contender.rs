@@ -32,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) enum Contender {
     /// landbridge with `datapath = "auto"`, the default.
     Landbridge,
+    /// landbridge with `datapath = "packet"`.
+    LandbridgePacket,
+    /// landbridge with `datapath = "sockmap"`.
+    LandbridgeSockmap,
     /// landbridge with `datapath = "copy"`.
     LandbridgeCopy,
     /// landbridge with `datapath = "splice"`.
@@ -55,6 +59,8 @@ impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Landbridge => "landbridge",
+            Self::LandbridgePacket => "landbridge-packet",
+            Self::LandbridgeSockmap => "landbridge-sockmap",
             Self::LandbridgeCopy => "landbridge-copy",
             Self::LandbridgeSplice => "landbridge-splice",
             Self::LandbridgeScraped => "landbridge-scraped",
@@ -211,6 +217,8 @@ fn command(contender: Contender, serial: u16, routes: &[Route], lab: &Lab) -> Re
     };
     match contender {
         Contender::Landbridge => landbridge("auto", None),
+        Contender::LandbridgePacket => landbridge("packet", None),
+        Contender::LandbridgeSockmap => landbridge("sockmap", None),
         Contender::LandbridgeCopy => landbridge("copy", None),
         Contender::LandbridgeSplice => landbridge("splice", None),
         Contender::LandbridgeScraped => landbridge("auto", Some(admin(routes))),

@@ -129,8 +129,12 @@ fn selected(effort: Effort, only: &[String]) -> Result<Vec<Workload>> {
 
 /// Plain forwarding first, because a round without it says little.
 fn peers(effort: Effort, against: &[Contender]) -> Vec<Contender> {
-    use Contender::{Envoy, Forward, Haproxy, HaproxyNoSplice, Landbridge, LandbridgeCopy, LandbridgeSplice, Nginx};
-    let all = [Haproxy, HaproxyNoSplice, Nginx, Envoy, LandbridgeCopy, LandbridgeSplice];
+    use Contender::{
+        Envoy, Forward, Haproxy, HaproxyNoSplice, Landbridge, LandbridgeCopy, LandbridgePacket, LandbridgeSockmap,
+        LandbridgeSplice, Nginx,
+    };
+    let own = [LandbridgePacket, LandbridgeSockmap, LandbridgeSplice, LandbridgeCopy];
+    let all = [&[Haproxy, HaproxyNoSplice, Nginx, Envoy][..], &own].concat();
     let wanted = match (against, effort.quick) {
         ([], true) => &[Haproxy],
         ([], false) => &all[..],
