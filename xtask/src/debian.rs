@@ -17,7 +17,10 @@ const RELEASE: &str = "bookworm";
 const PACKAGES: [&str; 2] = ["debootstrap", "systemd-container"];
 
 /// What is in it beyond the least: an init system, and what the package depends on.
-const INSIDE: &str = "systemd,systemd-sysv,dbus,libgcc-s1,mount";
+const INSIDE: &str = "systemd,systemd-sysv,dbus,libgcc-s1,mount,iproute2";
+
+/// The file in it that says what it was made with.
+const MADE_WITH: &str = "etc/landbridge-test";
 
 /// Makes the system if it is not there, and says what it did.
 pub(crate) fn system() -> Result<(PathBuf, String)> {
@@ -26,18 +29,22 @@ pub(crate) fn system() -> Result<(PathBuf, String)> {
         apt::install(&missing)?;
     }
     let system = workspace::tools().join(format!("debian-{RELEASE}"));
-    if system.exists() {
+    if fs::read_to_string(system.join(MADE_WITH)).is_ok_and(|with| with == INSIDE) {
         return Ok((system, "is there".to_owned()));
     }
     say("debootstrap makes a small Debian (a minute or two)");
     // Under another name until it is complete.
     let partial = system.with_extension("partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
+    for former in [&system, &partial] {
+        if former.exists() {
+            fs::remove_dir_all(former).with_context(|| format!("cannot remove {}", former.display()))?;
+        }
     }
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.args(["--variant=minbase", &format!("--include={INSIDE}"), RELEASE]).arg(&partial);
     quiet(&mut debootstrap, "debootstrap").context("debootstrap cannot make a Debian")?;
+    let made_with = partial.join(MADE_WITH);
+    fs::write(&made_with, INSIDE).with_context(|| format!("cannot write {}", made_with.display()))?;
     fs::rename(&partial, &system).with_context(|| format!("cannot name it {}", system.display()))?;
     Ok((system, "made".to_owned()))
 }

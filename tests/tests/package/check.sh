@@ -73,6 +73,48 @@ cp /opt/good.toml /etc/landbridge/landbridge.toml
 systemctl is-active landbridge.service
 echoed "after the reload"
 
+step "restart: a joined session goes on"
+# A client and a target behind a device.
+ip netns add peer
+ip link add lan type veth peer name eth0 netns peer
+ip address add 10.9.0.1/24 dev lan
+ip link set lan up
+ip -n peer address add 10.9.0.2/24 dev eth0
+ip -n peer link set eth0 up
+systemctl start far-echo.socket
+sed --in-place 's/127.0.0.1:9000/10.9.0.2:9000/' /etc/landbridge/landbridge.toml
+systemctl reload landbridge.service
+# Says each line through the proxy and writes what it hears.
+coproc far { ip netns exec peer bash -c '
+    exec 3<> /dev/tcp/10.9.0.1/8000
+    while read -r line; do
+        echo "$line" >&3
+        read -r -t 10 heard <&3
+        echo "$heard"
+    done'; }
+far_echoed() {
+    echo "$1" >&"${far[1]}"
+    read -r -t 10 heard <&"${far[0]}"
+    [[ $heard == "$1" ]]
+}
+counted() {
+    exec 5<> /dev/tcp/127.0.0.1/9900
+    printf 'GET /metrics HTTP/1.0\r\n\r\n' >&5
+    grep --quiet "^landbridge_datapath_$1_total{.*} 1$" <&5
+    exec 5>&-
+}
+far_echoed "before the restart"
+eventually counted joins
+systemctl restart landbridge.service
+[[ $(show MainPID) != "$pid" ]] || fail "not restarted"
+pid=$(show MainPID)
+eventually counted adoptions
+far_echoed "after the restart"
+exec {far[1]}>&-
+sed --in-place 's/10.9.0.2:9000/127.0.0.1:9000/' /etc/landbridge/landbridge.toml
+systemctl reload landbridge.service
+echoed "after the restart, to the near target"
+
 step "the package again, as an upgrade: a new process, the same service"
 dpkg --install /opt/landbridge.deb
 other() { [[ $(show MainPID) != "$pid" ]] && echoed "after the upgrade"; }

@@ -60,7 +60,7 @@ fn it_is_installed_used_upgraded_and_removed() -> Result<()> {
         .arg(bind(Path::new(&package), "/opt/landbridge.deb"))
         .arg(bind(&here.join("check.sh"), "/opt/check.sh"))
         .arg(format!("--bind={}:/opt/result", result.path().display()));
-    for unit in ["landbridge-check.service", "echo.socket", "echo@.service"] {
+    for unit in ["landbridge-check.service", "echo.socket", "echo@.service", "far-echo.socket", "far-echo@.service"] {
         nspawn.arg(bind(&here.join(unit), &format!("/etc/systemd/system/{unit}")));
     }
     nspawn.arg("systemd.wants=landbridge-check.service");
