@@ -1,7 +1,8 @@
 //! Looks at the legs of some sessions each second, for round-trip times and for whoever is slow.
 //!
 //! A worker keeps the sessions that user space relays in a [`Looks`], and one task of it asks the kernel about a few of
-//! them each second; joined sessions are looked at by `joined.rs`. Cancelling the task stops the looks and nothing else.
+//! them each second, and has those found that do not answer any more ([`Liveness`]); joined sessions are looked at by
+//! `joined.rs`. Cancelling the task stops that and nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -12,8 +13,11 @@ use std::time::Duration;
 
 use landbridge_core::slow::{LegLook, SessionLook, Sign, Slow, sign};
 use slab::Slab;
+use socket2::SockRef;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::debug;
 
+use crate::net::options::Liveness;
 use crate::stats::{Counter, RouteCell};
 use crate::tally::Tally;
 use crate::tcp::{TcpInfo, outstanding};
@@ -76,6 +80,8 @@ impl Looked {
 #[derive(Debug, Default)]
 pub(crate) struct Looks {
     members: RefCell<Slab<Member>>,
+    /// Those that have begun since the last round.
+    young: RefCell<Vec<usize>>,
     /// Where the next round begins.
     next: Cell<usize>,
 }
@@ -85,6 +91,8 @@ pub(crate) struct Looks {
 struct Member {
     sockets: [RawFd; 2],
     cell: Arc<RouteCell>,
+    /// What the target leg is to have when it has lasted until the next round.
+    liveness: Option<Liveness>,
     last: Option<Last>,
 }
 
@@ -115,15 +123,17 @@ impl Drop for Watched<'_> {
 }
 
 impl Looks {
-    /// From now on the session with these sockets, the client's and the target's, may be looked at. They must stay open
-    /// until what is returned is dropped.
+    /// From now on the session with these sockets, the client's and the target's, may be looked at, and the target's gets its
+    /// `liveness` within a second. They must stay open until what is returned is dropped.
     pub(crate) fn watch<'a>(
         self: &Rc<Self>,
         sockets: [RawFd; 2],
-        cell: Arc<RouteCell>,
-        tally: &'a Tally,
+        liveness: Liveness,
+        (cell, tally): (Arc<RouteCell>, &'a Tally),
     ) -> Watched<'a> {
-        let key = self.members.borrow_mut().insert(Member { sockets, cell, last: None });
+        let member = Member { sockets, cell, liveness: Some(liveness), last: None };
+        let key = self.members.borrow_mut().insert(member);
+        self.young.borrow_mut().push(key);
         Watched { looks: Rc::clone(self), key, tally }
     }
 
@@ -133,7 +143,21 @@ impl Looks {
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;
+            self.enliven();
             self.round();
+        }
+    }
+
+    /// Whoever has another one's key by now gets it a little earlier.
+    fn enliven(&self) {
+        let mut members = self.members.borrow_mut();
+        for key in self.young.borrow_mut().drain(..) {
+            let Some(member) = members.get_mut(key) else { continue };
+            if let Some(liveness) = member.liveness.take()
+                && let Err(error) = liveness.apply(SockRef::from(&member.sockets()[1]))
+            {
+                debug!("whether a target still answers is known by its traffic only: {error}");
+            }
         }
     }
 
@@ -207,16 +231,49 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     use super::*;
+    use crate::config::Config;
+
+    fn pair() -> TcpStream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+    }
+
+    fn liveness(options: &str) -> Liveness {
+        let text = format!(
+            "[[listener]]\nname = \"a\"\nbind = [\"127.0.0.1:80\"]\ngroups = [\"g\"]\n\
+             [[group]]\nname = \"g\"\n[group.tcp]\n{options}\n[[group.target]]\naddress = \"192.0.2.1:9000\"\n"
+        );
+        Liveness::of(&Config::parse(&text).unwrap().groups[0].tcp)
+    }
+
+    #[test]
+    fn a_target_leg_that_lasts_is_told_when_its_peer_is_gone() {
+        let (looks, tally) = (Rc::new(Looks::default()), Tally::default());
+        let [client, target] = [pair(), pair()];
+        let sockets = [client.as_raw_fd(), target.as_raw_fd()];
+        let rules = liveness("keepalive = \"7s\"\nuser_timeout = \"9s\"");
+        // One that has ended before the round.
+        drop(looks.watch(sockets, rules, (Arc::default(), &tally)));
+        looks.enliven();
+        assert!(!SockRef::from(&target).keepalive().unwrap());
+        let _watched = looks.watch(sockets, rules, (Arc::default(), &tally));
+        looks.enliven();
+        let set = SockRef::from(&target);
+        assert!(set.keepalive().unwrap() && !SockRef::from(&client).keepalive().unwrap());
+        assert_eq!(set.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
+        assert_eq!(set.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+        assert_eq!(set.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_round_looks_at_the_next_sessions_and_never_at_more_than_its_share() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = pair();
         let looks = Rc::new(Looks::default());
         let tally = Tally::default();
         let cells: Vec<_> = (0..100).map(|_| Arc::new(RouteCell::default())).collect();
         let sockets = [stream.as_raw_fd(); 2];
-        let mut watched: Vec<_> = cells.iter().map(|cell| looks.watch(sockets, Arc::clone(cell), &tally)).collect();
+        let mut watched: Vec<_> =
+            cells.iter().map(|cell| looks.watch(sockets, liveness(""), (Arc::clone(cell), &tally))).collect();
         let seen = || cells.iter().filter(|cell| cell.looked.legs[0].looks.get() > 0).count();
         // The first look at a session tells nothing yet: 64, 36 + 28 again, 36 + 28.
         for expected in [0, 28, 92, 100] {

@@ -232,7 +232,8 @@ impl Session<'_> {
         let kernel = self.worker.kernel.as_ref();
         let joined = self.worker.joined.as_deref();
         let ways = (kernel, joined.map(|joined| &joined.path));
-        let settings = Settings::new(listener, &self.shared.config.datapath, kernel.is_some());
+        let target_options = &account.group().tcp;
+        let settings = Settings::new(listener, target_options, &self.shared.config.datapath, kernel.is_some());
         let relayed = {
             let (cell, tally) = (Arc::clone(&account.cell), &account.tally);
             let relay = Relay::new((client, target), head, settings, &self.worker.buffers, ways, (&cell, tally));
@@ -295,7 +296,7 @@ impl Session<'_> {
         })?;
         let mut head = Head { bytes: accepted.rest.into(), read: accepted.read, more: false };
         // Most clients speak first: what is here already goes out with the handshake's last packet.
-        self.worker.buffers.read_early(stream.as_fd(), &mut head).map_err(|_gone| SessionEnd::ClientGone)?;
+        self.worker.buffers.read_early(client, &mut head).map_err(|_gone| SessionEnd::ClientGone)?;
         // What the target sends has to fit on the way to the client, or the two cannot be joined.
         let segment = match self.worker.joined {
             Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),

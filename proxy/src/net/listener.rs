@@ -4,10 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::options::{self, OptionError};
+use super::options::{self, Liveness, OptionError};
 use super::path;
 use crate::config::TcpOptions;
 
@@ -71,19 +71,19 @@ fn bind_one(address: SocketAddr, tcp: &TcpOptions, segment: Option<u32>) -> Resu
     let socket = options::tcp_socket(address).map_err(failed)?;
     prepare(&socket, address).map_err(failed)?;
     socket.set_reuse_port(true).map_err(failed)?;
-    let refused = |source| BindError::Option { address, source };
-    options::apply(&socket, tcp).map_err(refused)?;
+    configure(&socket, address, tcp)?;
     if let Some(segment) = segment {
-        path::clamp(&socket, segment).map_err(refused)?;
+        path::clamp(&socket, segment).map_err(|source| BindError::Option { address, source })?;
     }
     socket.bind(&address.into()).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
     Ok(socket)
 }
 
-/// Gives a socket that another process has bound the options of this configuration.
+/// Gives a socket, which another process may have bound, the options of this configuration. Those that it accepts inherit them.
 pub(crate) fn configure(socket: &Socket, address: SocketAddr, tcp: &TcpOptions) -> Result<(), BindError> {
-    options::apply(socket, tcp).map_err(|source| BindError::Option { address, source })
+    let set = options::apply(socket, tcp).and_then(|()| Liveness::of(tcp).apply(SockRef::from(socket)));
+    set.map_err(|source| BindError::Option { address, source })
 }
 
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {

@@ -30,22 +30,40 @@ pub(super) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
 }
 
-/// Sets what `options` says on a leg, and TCP_NODELAY: a proxy adds no delay of its own to small writes.
-///
-/// Accepted sockets inherit all of this from their listening socket.
+/// What finds out that a leg's peer does not answer any more. A target leg has it only when it has lasted for a moment: four
+/// system calls and a timer are a fortieth of what a short session costs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Liveness {
+    keepalive: Option<Duration>,
+    user_timeout: Option<Duration>,
+}
+
+impl Liveness {
+    /// As the configuration says.
+    pub(crate) fn of(options: &TcpOptions) -> Self {
+        Self { keepalive: options.keepalive, user_timeout: options.user_timeout }
+    }
+
+    /// Sets it.
+    pub(crate) fn apply(self, socket: SockRef<'_>) -> Result<(), OptionError> {
+        if let Some(idle) = self.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(idle);
+            let keepalive = match self.user_timeout {
+                Some(_) => keepalive,
+                None => keepalive.with_retries(KEEPALIVE_PROBES),
+            };
+            check("keepalive", duration(idle), socket.set_tcp_keepalive(&keepalive))?;
+        }
+        if let Some(timeout) = self.user_timeout {
+            check("user_timeout", duration(timeout), socket.set_tcp_user_timeout(Some(timeout)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets what `options` says beside [`Liveness`], and TCP_NODELAY: a proxy adds no delay of its own to small writes.
 pub(super) fn apply(socket: &Socket, options: &TcpOptions) -> Result<(), OptionError> {
     check("TCP_NODELAY", "on", socket.set_tcp_nodelay(true))?;
-    if let Some(idle) = options.keepalive {
-        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(idle);
-        let keepalive = match options.user_timeout {
-            Some(_) => keepalive,
-            None => keepalive.with_retries(KEEPALIVE_PROBES),
-        };
-        check("keepalive", duration(idle), socket.set_tcp_keepalive(&keepalive))?;
-    }
-    if let Some(timeout) = options.user_timeout {
-        check("user_timeout", duration(timeout), socket.set_tcp_user_timeout(Some(timeout)))?;
-    }
     if let Some(name) = &options.congestion {
         check("congestion", name, socket.set_tcp_congestion(name.as_bytes()))?;
     }

@@ -23,7 +23,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use super::hangup::Hangups;
 use super::leg::Leg;
-use crate::config::{Datapath, DatapathRules, Listener};
+use super::options::Liveness;
+use crate::config::{Datapath, DatapathRules, Listener, TcpOptions};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::idle_close::IdleClose;
@@ -71,7 +72,7 @@ impl Buffers {
     ///
     /// # Errors
     /// The connection has failed, which its socket tells once only.
-    pub(crate) fn read_early(&self, client: BorrowedFd<'_>, head: &mut Head) -> io::Result<()> {
+    pub(crate) fn read_early(&self, client: &Leg, head: &mut Head) -> io::Result<()> {
         let mut scratch = self.scratch.borrow_mut();
         let read = recv_early(client, &mut scratch)?;
         head.bytes = [&*head.bytes, &scratch[..read]].concat().into();
@@ -93,13 +94,14 @@ pub(crate) struct Kernel {
 pub(crate) struct Settings {
     policy: Policy,
     join: Option<JoinRules>,
+    liveness: Liveness,
     idle: Option<Duration>,
     half_close: Option<Duration>,
 }
 
 impl Settings {
-    /// By which numbers a session is judged; `kernel`: whether there is a fast path.
-    pub(crate) fn new(listener: &Listener, rules: &DatapathRules, kernel: bool) -> Self {
+    /// By which numbers a session with such `target` legs is judged; `kernel`: whether there is a fast path.
+    pub(crate) fn new(listener: &Listener, target: &TcpOptions, rules: &DatapathRules, kernel: bool) -> Self {
         let DatapathRules { thresholds, join, .. } = *rules;
         let (splice, promote) = match listener.datapath {
             Datapath::Auto => (true, Promote::Messages),
@@ -120,7 +122,8 @@ impl Settings {
             Datapath::Packet => Some(JoinRules { after: 1, ..join }),
             Datapath::Sockmap | Datapath::Splice | Datapath::Copy => None,
         };
-        Self { policy, join, idle: listener.idle_timeout, half_close: listener.half_close_timeout }
+        let liveness = Liveness::of(target);
+        Self { policy, join, liveness, idle: listener.idle_timeout, half_close: listener.half_close_timeout }
     }
 }
 
@@ -183,7 +186,8 @@ impl<'a> Relay<'a> {
             .zip(settings.join)
             .map(|(path, rules)| Box::new(Join::new(Arc::clone(path), rules, Arc::clone(cell))));
         let sockets = client.socket().and_then(|client| Ok([client.as_raw_fd(), target.socket()?.as_raw_fd()]));
-        let watched = sockets.ok().map(|sockets| worker.looks.watch(sockets, Arc::clone(cell), tally));
+        let watched =
+            sockets.ok().map(|sockets| worker.looks.watch(sockets, settings.liveness, (Arc::clone(cell), tally)));
         Self { upload, download, watched, client, target, settings, worker, kernel, join, cell, tally }
     }
 

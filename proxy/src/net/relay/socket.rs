@@ -1,7 +1,7 @@
 //! What is asked of a leg's socket, one system call at a time.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -26,12 +26,17 @@ pub(super) fn try_recv(leg: &Leg, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Receives what a leg's peer had sent before the runtime was asked about it; 0: nothing yet, or the end.
-pub(super) fn recv_early(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-        Ok(received) => Ok(received),
-        Err(Errno::EAGAIN) => Ok(0),
-        Err(error) => Err(error.into()),
+pub(super) fn recv_early(leg: &Leg, buffer: &mut [u8]) -> io::Result<usize> {
+    let received = match recv(leg.socket()?.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+        Ok(received) => received,
+        Err(Errno::EAGAIN) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    if 0 < received && received < buffer.len() {
+        // The runtime believes a new socket to be readable. What comes from now on it is told.
+        let _cleared = leg.try_io(Interest::READABLE, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     }
+    Ok(received)
 }
 
 /// Sends what the socket takes, 0 if that is nothing. The kernel may keep the `last` bytes of a stream until it is told to
