@@ -22,6 +22,7 @@ mod privileges;
 mod probe;
 mod pulse;
 mod reload;
+mod running;
 mod session;
 mod session_log;
 mod shared;

@@ -11,7 +11,8 @@ use landbridge_core::slow::{Signs, Slow, SlowJudge};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::shared::{Running, Shared};
+use crate::running::Running;
+use crate::shared::Shared;
 use crate::stats::{Direction, RouteCell};
 
 /// The time between two beats; hysteresis and rates count in it.

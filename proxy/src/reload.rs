@@ -13,7 +13,8 @@ use crate::config::{Config, LoadError};
 use crate::listening::{Bound, Listening};
 use crate::names::Names;
 use crate::net::listener::BindError;
-use crate::shared::{Running, Shared};
+use crate::running::Running;
+use crate::shared::Shared;
 use crate::watch::{Watch, first_verdicts, watch_targets};
 
 /// Why everything stays as it was.

@@ -31,8 +31,9 @@ use crate::listening::Order;
 use crate::net::hangup::Hangups;
 use crate::net::listener::Acceptor;
 use crate::net::relay::{Buffers, Kernel};
+use crate::running::Running;
 use crate::session;
-use crate::shared::{Running, Shared};
+use crate::shared::Shared;
 use crate::systemd::Pulse;
 
 /// What the daemon is doing.

@@ -32,7 +32,7 @@ use super::{HEAD_TIMEOUT, Server, peer, status};
 use crate::config::Config;
 use crate::config::diff::Plan;
 use crate::operate::Unknown;
-use crate::shared::Running;
+use crate::running::Running;
 use crate::worker::Phase;
 
 /// Who may use it: owner and group.

@@ -19,8 +19,9 @@ use crate::fastpath::packet::PacketPath;
 use crate::histogram::{self, Histogram};
 use crate::net::dial::FailureReason;
 use crate::probe::ProbeFailure;
+use crate::running::Running;
 use crate::session_log::SessionLog;
-use crate::shared::{Running, Shared};
+use crate::shared::Shared;
 use crate::stats::{Carrier, Direction, Ends, RouteCell};
 
 /// The Prometheus registry of this process.

@@ -34,7 +34,7 @@ use tokio_util::net::Listener;
 use tracing::{debug, info};
 
 use crate::fastpath::packet::PacketPath;
-use crate::shared::Running;
+use crate::running::Running;
 use crate::worker::Phase;
 use metrics::Metrics;
 

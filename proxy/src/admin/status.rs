@@ -6,7 +6,8 @@ use landbridge_core::select::TargetId;
 
 use super::api::{GroupStatus, ListenerStatus, SessionStatus, Share, Status, TargetStatus, WeightStatus};
 use crate::config::Target;
-use crate::shared::{Running, Shared};
+use crate::running::Running;
+use crate::shared::Shared;
 use crate::stats::{Direction, RouteCell};
 use crate::worker::Phase;
 

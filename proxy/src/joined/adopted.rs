@@ -11,8 +11,9 @@ use tracing::info;
 use super::{JoinedLook, JoinedSessions, sign};
 use crate::config::{OnDown, Target};
 use crate::fastpath::packet::{Adopted, Ending, Joined};
+use crate::running::Running;
 use crate::session::Account;
-use crate::shared::{Running, Shared};
+use crate::shared::Shared;
 use crate::stats::{Carrier, Direction};
 
 /// Whose a session is by the configuration of now.

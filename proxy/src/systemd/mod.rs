@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 use crate::admin::status;
-use crate::shared::Running;
+use crate::running::Running;
 use crate::worker::Phase;
 
 pub(crate) use self::watchdog::{Heart, Pulse};

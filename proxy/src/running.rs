@@ -1,0 +1,64 @@
+//! Which configuration is in force, and what outlives every one of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+
+use crate::names::Names;
+use crate::pulse::Pulse;
+use crate::session_log::SessionLog;
+use crate::shared::Shared;
+
+/// The configuration that runs now.
+pub(crate) struct Running {
+    current: ArcSwap<Shared>,
+    pub(crate) names: Arc<Names>,
+    reload_failed: AtomicBool,
+    /// When the last good configuration was put in force, in seconds since 1970.
+    loaded_at: AtomicU64,
+    /// What is known of the groups' last minutes.
+    pub(crate) pulse: Pulse,
+    /// Where sessions are logged when they have ended, if they are.
+    pub(crate) session_log: Option<SessionLog>,
+}
+
+impl Running {
+    pub(crate) fn new(first: Arc<Shared>, session_log: Option<SessionLog>) -> Self {
+        let running = Self {
+            names: Arc::clone(&first.names),
+            current: ArcSwap::new(first),
+            reload_failed: AtomicBool::default(),
+            loaded_at: AtomicU64::default(),
+            pulse: Pulse::default(),
+            session_log,
+        };
+        running.note_reload(true);
+        running
+    }
+
+    /// The configuration for a session that begins now.
+    pub(crate) fn load(&self) -> Arc<Shared> {
+        self.current.load_full()
+    }
+
+    /// From now on `next` is the configuration.
+    pub(crate) fn replace(&self, next: Arc<Shared>) {
+        self.current.store(next);
+    }
+
+    /// Takes note of how a reload went.
+    pub(crate) fn note_reload(&self, good: bool) {
+        self.reload_failed.store(!good, Ordering::Relaxed);
+        if good {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.loaded_at.store(now.as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last reload was good, and when there was a good one, in seconds since 1970. The start is one.
+    pub(crate) fn last_reload(&self) -> (bool, u64) {
+        (!self.reload_failed.load(Ordering::Relaxed), self.loaded_at.load(Ordering::Relaxed))
+    }
+}
