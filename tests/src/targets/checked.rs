@@ -24,6 +24,8 @@ impl Checked {
         let status = Arc::new(AtomicU16::new(200));
         let answer = Arc::clone(&status);
         let server = Scripted::start(host, port, move |mut stream| {
+            // Before the answer: whoever has that is gone.
+            let asker = stream.peer_addr()?;
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
                 let mut byte = [0];
@@ -34,7 +36,7 @@ impl Checked {
             let body = if status == 200 { "state: ready" } else { "state: broken" };
             let length = body.len();
             write!(stream, "HTTP/1.1 {status} Status\r\nContent-Length: {length}\r\n\r\n{body}")?;
-            Ok(stream.peer_addr()?)
+            Ok(asker)
         })?;
         Ok(Self { server, status })
     }
