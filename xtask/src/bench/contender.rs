@@ -146,7 +146,9 @@ impl Running {
             None => None,
             Some(mut command) => {
                 let child = process::start(contender.name(), &mut command)?;
-                lab.net.proxy.wait_for(routes[0].listen).with_context(|| format!("{contender} did not start"))?;
+                let http = routes[usize::from(Service::Http.index())].listen;
+                lab.net.proxy.wait_for(http).with_context(|| format!("{contender} did not start"))?;
+                lab.net.client.wait_for_answer(http).with_context(|| format!("{contender} does not serve"))?;
                 for lack in process::log(contender.name())?.lines().filter(|line| line.contains("not available")) {
                     eprintln!("{contender} is measured without a part of it: {lack}");
                 }

@@ -147,4 +147,9 @@ impl Host {
     pub(crate) fn wait_for(&self, address: SocketAddr) -> Result<()> {
         self.enter(|| super::process::wait_for(address))?
     }
+
+    /// Waits until the web server behind `address` has answered the host.
+    pub(crate) fn wait_for_answer(&self, address: SocketAddr) -> Result<()> {
+        self.enter(|| super::process::wait_for_answer(address))?
+    }
 }

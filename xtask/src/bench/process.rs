@@ -1,7 +1,7 @@
 //! Programs of a measurement: each ends with this one, is ended by its own id, and its output goes to a file or is read.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -74,6 +74,18 @@ pub(crate) fn wait_for(address: SocketAddr) -> Result<()> {
             Err(_) => thread::sleep(POLL),
         }
     }
+}
+
+/// Waits until the web server behind `address` has answered, from the namespace of this thread: a proxy may listen before it is
+/// ready.
+pub(crate) fn wait_for_answer(address: SocketAddr) -> Result<()> {
+    let ask = || -> io::Result<()> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(START_LIMIT))?;
+        stream.write_all(b"GET /64 HTTP/1.0\r\n\r\n")?;
+        stream.read_exact(&mut [0])
+    };
+    ask().with_context(|| format!("no answer through {address}"))
 }
 
 fn file(path: &Path) -> Result<File> {
