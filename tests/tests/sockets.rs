@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
@@ -58,6 +59,7 @@ fn sessions_leave_by_the_interface_that_is_configured() -> Result<()> {
 
 #[test]
 fn congestion_control_and_keepalive_are_set_on_the_legs() -> Result<()> {
+    const LASTING: Duration = Duration::from_millis(1_500);
     let net = Net::new(1)?;
     let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
         stream.write_all(b"ready")?;
@@ -70,6 +72,8 @@ fn congestion_control_and_keepalive_are_set_on_the_legs() -> Result<()> {
         net.client.connect(daemon.v4())?.expect(b"ready")?;
         let mut client = net.client.connect(daemon.v4())?;
         client.expect(b"ready")?;
+        // A target leg has keepalive when it has lasted for a second.
+        client.expect_quiet(LASTING)?;
         let leg = |filter: String| -> Result<String> {
             let mut ss = Tool::Ss.on(&net.proxy)?;
             ss.args(["-H", "-t", "-i", "-n", "-o", "-O", "state", "established"]).args(filter.split(' '));
@@ -97,7 +101,6 @@ fn congestion_control_and_keepalive_are_set_on_the_legs() -> Result<()> {
 
 #[test]
 fn the_kernel_holds_back_no_small_write() -> Result<()> {
-    use std::time::{Duration, Instant};
     const TOKENS: u32 = 50;
     let net = Net::new(1)?;
     let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
