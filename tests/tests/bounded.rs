@@ -47,13 +47,19 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// How often memory is looked at.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-#[test]
-fn stopped_readers_cost_no_more_than_the_limits_say() -> Result<()> {
+/// A network whose sockets have buffers of that size.
+fn narrow() -> Result<Net> {
     let net = Net::new(1)?;
     for host in [&net.client, &net.proxy, &net.targets[0]] {
         host.set_sysctl("ipv4/tcp_rmem", BUFFERS)?;
         host.set_sysctl("ipv4/tcp_wmem", BUFFERS)?;
     }
+    Ok(net)
+}
+
+#[test]
+fn stopped_readers_cost_no_more_than_the_limits_say() -> Result<()> {
+    let net = narrow()?;
     // Legs that disagree about timestamps cannot be joined. What is joined is bounded by its own ends.
     net.client.set_sysctl("ipv4/tcp_timestamps", "0")?;
     // User space holds back what its sinks do not take: this is what buffers cost anyway.
@@ -73,7 +79,7 @@ fn stopped_readers_cost_no_more_than_the_limits_say() -> Result<()> {
 /// than user space takes, whose sockets have buffers, and the kernel's memory is the clients' and the target's.
 #[test]
 fn stopped_readers_of_joined_sessions_cost_this_host_nothing() -> Result<()> {
-    let net = Net::new(1)?;
+    let net = narrow()?;
     let relayed = hold(&net, "copy")?;
     let joined = hold(&net, "packet")?;
     ensure!(joined.sent < relayed.sent, "{joined:?} {relayed:?}");
