@@ -206,6 +206,7 @@ fn a_stream_that_is_never_quiet() -> Result<()> {
         socket.connect(&proxy.into())?;
         Ok(socket.into())
     })?;
+    // The time is the subject here.
     thread::sleep(LONG);
     let metrics = daemon.metrics()?;
     ensure!(

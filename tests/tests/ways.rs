@@ -21,6 +21,22 @@ fn join(daemon: &Daemon, host: &Host, address: SocketAddr, sessions: u32) -> Res
     Ok(client)
 }
 
+/// A network with an echo target, a daemon, and a joined session.
+fn scene() -> Result<(Net, Echo, Daemon, TcpStream)> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let client = join(&daemon, &net.client, daemon.v4(), 1)?;
+    Ok((net, echo, daemon, client))
+}
+
+/// The client of the only session leaves, and the daemon ends.
+fn leave(mut daemon: Daemon, client: TcpStream) -> Result<()> {
+    drop(client);
+    daemon.wait_ended(1, "client_closed")?;
+    daemon.stop().map(drop)
+}
+
 /// The session goes on, and no socket of the proxy hears of it.
 fn is_forwarded(proxy: &Host, client: &mut TcpStream) -> Result<()> {
     let before = proxy.counter("Tcp", "InSegs")?;
@@ -52,10 +68,7 @@ fn both_legs_by_the_same_device() -> Result<()> {
 /// The device that the packets then take was not there when the daemon started, and the former one is lost.
 #[test]
 fn another_route_by_a_device_that_comes_later() -> Result<()> {
-    let net = Net::new(1)?;
-    let echo = Echo::start(&net.targets[0], 9000)?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
-    let mut client = join(&daemon, &net.client, daemon.v4(), 1)?;
+    let (net, _echo, daemon, mut client) = scene()?;
     net.second_link(0, "second")?;
     let target = net.targets[0].v4(0).ip();
     net.proxy.ip(&format!("route replace {target} dev second"))?;
@@ -64,18 +77,13 @@ fn another_route_by_a_device_that_comes_later() -> Result<()> {
     // What comes before the program is attached to the new device goes to a socket that hears nothing, and is repeated.
     client.expect_echo(b"by the other device")?;
     is_forwarded(&net.proxy, &mut client)?;
-    drop(client);
-    daemon.wait_ended(1, "client_closed")?;
-    daemon.stop().map(drop)
+    leave(daemon, client)
 }
 
 /// As a VPN's that is started again: another device of the same name and addresses.
 #[test]
 fn a_device_that_goes_and_comes_again() -> Result<()> {
-    let net = Net::new(1)?;
-    let echo = Echo::start(&net.targets[0], 9000)?;
-    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
-    let mut client = join(&daemon, &net.client, daemon.v4(), 1)?;
+    let (net, _echo, daemon, mut client) = scene()?;
     net.proxy.ip("link del target0")?;
     net.second_link(0, "target0")?;
     let (near, far) = (IpAddr::from(net.proxy_towards(0)), net.targets[0].v4(0).ip());
@@ -84,9 +92,7 @@ fn a_device_that_goes_and_comes_again() -> Result<()> {
     }
     client.expect_echo(b"by the new device")?;
     is_forwarded(&net.proxy, &mut client)?;
-    drop(client);
-    daemon.wait_ended(1, "client_closed")?;
-    daemon.stop().map(drop)
+    leave(daemon, client)
 }
 
 /// As after a failover between two routers, or when a virtual machine moves.
@@ -96,7 +102,7 @@ fn another_hardware_address_at_either_end() -> Result<()> {
     let echo = Echo::start(&net.targets[0], 9000)?;
     let target = &net.targets[0];
     for (number, address) in (1..).zip([target.v4(echo.address().port()), target.v6(echo.address().port())]) {
-        let mut daemon = Daemon::start(&net.proxy, &Config::single(address))?;
+        let daemon = Daemon::start(&net.proxy, &Config::single(address))?;
         let mut client = join(&daemon, &net.client, daemon.v4(), 1)?;
         for ((changed, device), (other, towards)) in [
             ((target, "eth0"), (&net.proxy, "target0")),
@@ -107,9 +113,7 @@ fn another_hardware_address_at_either_end() -> Result<()> {
             other.ip(&format!("neigh flush dev {towards}"))?;
             is_forwarded(&net.proxy, &mut client).with_context(|| format!("{device} of {}", changed.name()))?;
         }
-        drop(client);
-        daemon.wait_ended(1, "client_closed")?;
-        daemon.stop()?;
+        leave(daemon, client)?;
     }
     Ok(())
 }

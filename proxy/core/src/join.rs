@@ -198,7 +198,7 @@ pub const TIMESTAMPS: u8 = 1;
 pub const MICROSECONDS: u8 = 1 << 6;
 /// What both legs have to agree on alike: `TCPI_OPT_TIMESTAMPS`, `_SACK`, `_WSCALE` and `_ECN` (linux/tcp.h), and their names.
 pub const ALIKE: [(u8, &str); 4] = [(TIMESTAMPS, "timestamps"), (2, "SACK"), (4, "window scaling"), (8, "ECN")];
-const ALIKE_BITS: u8 = 0b1111;
+const ALIKE_BITS: u8 = ALIKE[0].0 | ALIKE[1].0 | ALIKE[2].0 | ALIKE[3].0;
 
 /// Why two legs are not joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

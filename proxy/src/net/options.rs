@@ -31,7 +31,7 @@ pub(super) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// What finds out that a leg's peer does not answer any more. A target leg has it only when it has lasted for a moment: four
-/// system calls and a timer are a fortieth of what a short session costs.
+/// system calls and a timer are three hundredths of what a short session costs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Liveness {
     keepalive: Option<Duration>,
