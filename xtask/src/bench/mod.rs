@@ -42,9 +42,12 @@ use crate::workspace;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Three short rounds against HAProxy and plain forwarding, in under five minutes.
+    /// Short rounds against HAProxy and plain forwarding, in under five minutes.
     #[arg(long)]
     quick: bool,
+    /// How often each contender runs; 5 times, 3 times with --quick.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: Option<u8>,
     /// Only these workloads: names like `requests-8-64`, or their beginnings like `requests`.
     #[arg(long, value_name = "WORKLOAD", value_delimiter = ',')]
     only: Vec<String>,
@@ -59,7 +62,7 @@ pub(crate) struct Arguments {
 /// Sets up, measures and reports.
 pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "measuring needs root (network namespaces)");
-    let effort = Effort { quick: arguments.quick, sessions: limits::raise()? };
+    let effort = Effort { quick: arguments.quick, rounds: arguments.rounds, sessions: limits::raise()? };
     let workloads = selected(effort, &arguments.only)?;
     let peers = peers(effort, &arguments.against);
 
@@ -155,6 +158,9 @@ fn command(arguments: &Arguments) -> String {
     if arguments.quick {
         command += " --quick";
     }
+    if let Some(rounds) = arguments.rounds {
+        command += &format!(" --rounds {rounds}");
+    }
     if !arguments.only.is_empty() {
         command += &format!(" --only {}", arguments.only.join(","));
     }
@@ -171,7 +177,7 @@ mod tests {
 
     #[test]
     fn forwarding_always_takes_part_and_nobody_twice() {
-        let quick = Effort { quick: true, sessions: 10_000 };
+        let quick = Effort { quick: true, rounds: None, sessions: 10_000 };
         assert_eq!(peers(quick, &[]), [Contender::Forward, Contender::Haproxy]);
         let against = [Contender::Nginx, Contender::Forward, Contender::Nginx, Contender::Landbridge];
         assert_eq!(peers(quick, &against), [Contender::Forward, Contender::Nginx]);
@@ -179,7 +185,7 @@ mod tests {
 
     #[test]
     fn unknown_workloads_are_named() {
-        let quick = Effort { quick: true, sessions: 10_000 };
+        let quick = Effort { quick: true, rounds: None, sessions: 10_000 };
         let error = selected(quick, &["bluk".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("\"bluk\"") && error.contains("bulk-up-1"), "{error}");
         assert_eq!(selected(quick, &["bulk-up".to_owned()]).unwrap().len(), 2);

@@ -48,6 +48,8 @@ pub(crate) enum Death {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) quick: bool,
+    /// How often each contender runs, if that was chosen.
+    pub(crate) rounds: Option<u8>,
     /// Sessions that a proxy can hold at once.
     pub(crate) sessions: usize,
 }
@@ -65,7 +67,7 @@ impl Effort {
 
     /// How many rounds.
     pub(crate) fn rounds(self) -> usize {
-        if self.quick { 3 } else { 5 }
+        self.rounds.map_or(if self.quick { 3 } else { 5 }, usize::from)
     }
 
     /// All workloads.
@@ -190,8 +192,11 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<_> =
-            Effort { quick: false, sessions: 10_000 }.workloads().iter().map(ToString::to_string).collect();
+        let mut names: Vec<_> = Effort { quick: false, rounds: None, sessions: 10_000 }
+            .workloads()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         names.sort();
         let count = names.len();
         names.dedup();
