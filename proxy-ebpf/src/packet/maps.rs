@@ -15,8 +15,8 @@ pub(crate) static LEGS: HashMap<Tuple, LegRef> = HashMap::with_max_entries(2 * M
 #[map]
 pub(crate) static JOINTS: Array<Joint> = Array::with_max_entries(MAX_JOINTS, BPF_F_MMAPABLE);
 
-/// Joints that changed their phase. A record needs 16 bytes, so 4,096 can wait; the daemon looks at all joints when one
-/// found no room.
+/// Joints that changed their phase. A record needs 16 bytes, so 4,096 can wait; when one found no room, every session looks
+/// at its joint.
 #[map]
 pub(crate) static PACKET_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 

@@ -23,6 +23,7 @@ mod mapped;
 mod maps;
 pub mod packet;
 mod promoted;
+mod ring;
 mod self_test;
 mod slots;
 mod tcp;
@@ -130,7 +131,7 @@ impl FastPath {
     pub async fn run_alarms(self: Arc<Self>) -> io::Result<()> {
         let ring = self.alarms.lock().unwrap_or_else(PoisonError::into_inner).take();
         match ring {
-            Some(ring) => alarms::run(Arc::clone(&self.engine), ring).await,
+            Some(ring) => ring::forward(ring, &*self.engine).await,
             None => Ok(()),
         }
     }
