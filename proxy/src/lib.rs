@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod blocks;
+pub mod chain;
 pub mod cli;
 pub mod config;
 mod devices;

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::chain::chain;
 use crate::config::{Group, Listener};
 use crate::fastpath::packet;
 use crate::joined;
@@ -251,7 +252,7 @@ impl Session<'_> {
             (Ok(Relayed::Joined(mut session, read)), Some(joined)) => match joined::seal(&mut session, read).await {
                 Ok(()) => joined.add(session, read, account, alive),
                 Err(error) => {
-                    warn!("a joined session is reset, for its stream may not be whole: {error}");
+                    warn!("a joined session is reset, for its stream may not be whole: {}", chain(&error));
                     account.end = SessionEnd::IntegrityReset;
                 }
             },

@@ -3,7 +3,6 @@
 //! Tasks: one for the alarms of the fast path, one for its log, one for the events of the packet datapath, one for this
 //! host's devices. Cancelling one leaves the programs where they are.
 
-use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
+use crate::chain::chain;
 use crate::config::{Config, Listener};
 use crate::fastpath::packet::{Hook, PacketPath, PinError, Pins};
 use crate::fastpath::{FastPath, Limits, Unavailable};
@@ -24,13 +24,13 @@ pub(crate) fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static s
             let alarms = Arc::clone(&fastpath).run_alarms();
             tokio::spawn(async move {
                 if let Err(error) = alarms.await {
-                    error!("the kernel's alarms are no longer heard: {error}");
+                    error!("the kernel's alarms are no longer heard: {}", chain(&error));
                 }
             });
             if let Some(log) = fastpath.take_log() {
                 tokio::spawn(async move {
                     if let Err(error) = log.forward().await {
-                        warn!("what the eBPF programs log is no longer shown: {error}");
+                        warn!("what the eBPF programs log is no longer shown: {}", chain(&error));
                     }
                 });
             }
@@ -38,7 +38,7 @@ pub(crate) fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static s
         }
         Err(reason) => {
             let code = reason.reason();
-            warn!(code, "kernel fast path: not available ({}); sessions are forwarded in user space", reason.chain());
+            warn!(code, "kernel fast path: not available ({}); sessions are forwarded in user space", chain(&reason));
             Err(code)
         }
     }
@@ -64,7 +64,7 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
         Ok(path) => path,
         Err(reason) => {
             let code = reason.reason();
-            warn!(code, "packet datapath: not available ({})", reason.chain());
+            warn!(code, "packet datapath: not available ({})", chain(&reason));
             return Err(code);
         }
     };
@@ -72,12 +72,12 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
     let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
     tokio::spawn(async move {
         if let Err(error) = events.await {
-            error!("the packet datapath's events are no longer heard: {error}");
+            error!("the packet datapath's events are no longer heard: {}", chain(&error));
         }
     });
     tokio::spawn(async move {
         if let Err(error) = devices.await {
-            error!("new network devices are no longer seen: {error}");
+            error!("new network devices are no longer seen: {}", chain(&error));
         }
     });
     Ok(path)
@@ -96,10 +96,4 @@ pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, shadows: Vec<OwnedFd>, worke
         // A worker that has ended ends the daemon.
         let _ended = worker.send(Order::Adopt(some));
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let source = error.source().map(|source| format!(": {}", chain(source)));
-    format!("{error}{}", source.unwrap_or_default())
 }

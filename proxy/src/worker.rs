@@ -71,7 +71,7 @@ pub(crate) struct Ways {
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Its thread, runtime or sockets could not be set up.
-    #[error("worker {index}: {source}")]
+    #[error("cannot set up worker {index}")]
     Start {
         /// Which worker.
         index: usize,

@@ -21,10 +21,10 @@ fn start(limits: Limits) -> Option<Arc<FastPath>> {
     match FastPath::start(limits) {
         Ok(fast_path) => Some(fast_path),
         Err(why @ (Unavailable::NotBuilt | Unavailable::NoCapability { .. } | Unavailable::KernelTooOld { .. })) => {
-            eprintln!("skipped: {}", why.chain());
+            eprintln!("skipped: {}", landbridge::chain::chain(&why));
             None
         }
-        Err(why) => panic!("{}", why.chain()),
+        Err(why) => panic!("{}", landbridge::chain::chain(&why)),
     }
 }
 

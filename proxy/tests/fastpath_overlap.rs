@@ -23,10 +23,10 @@ fn what_a_segment_repeats_is_not_forwarded_again() -> Result<()> {
     let fast_path = match FastPath::start(Limits::default()) {
         Ok(fast_path) => fast_path,
         Err(why @ (Unavailable::NotBuilt | Unavailable::NoCapability { .. } | Unavailable::KernelTooOld { .. })) => {
-            eprintln!("skipped: {}", why.chain());
+            eprintln!("skipped: {}", landbridge::chain::chain(&why));
             return Ok(());
         }
-        Err(why) => bail!("{}", why.chain()),
+        Err(why) => bail!("{}", landbridge::chain::chain(&why)),
     };
     // One byte, a few, and so many that they are cut off in several steps; a session for each, since a forged segment
     // leaves its sender out of step.

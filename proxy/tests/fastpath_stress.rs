@@ -54,10 +54,10 @@ fn stress(limits: Limits) -> Result<()> {
     let fast_path = match FastPath::start(limits) {
         Ok(fast_path) => fast_path,
         Err(why @ (Unavailable::NotBuilt | Unavailable::NoCapability { .. } | Unavailable::KernelTooOld { .. })) => {
-            eprintln!("skipped: {}", why.chain());
+            eprintln!("skipped: {}", landbridge::chain::chain(&why));
             return Ok(());
         }
-        Err(why) => bail!("{}", why.chain()),
+        Err(why) => bail!("{}", landbridge::chain::chain(&why)),
     };
     let seconds = if env::var_os("LANDBRIDGE_LONG").is_some() { 60 } else { 5 };
     let end = Instant::now() + Duration::from_secs(seconds);

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Exit, operate};
+use crate::chain::chain;
 use crate::config::{Config, LoadError, Problem};
 
 /// Checks a file: its summary goes to stdout, its problems go to stderr; as JSON all of it goes to stdout.
@@ -88,7 +89,7 @@ fn report(path: &Path, running: Option<&Path>) -> Exit {
             (Report { file, valid: false, problems, summary: None, changes: None }, Exit::InvalidConfiguration)
         }
         Err(error @ LoadError::Read { .. }) => {
-            eprintln!("{:#}", anyhow::Error::from(error));
+            eprintln!("{}", chain(&error));
             return Exit::Failed;
         }
     };
@@ -122,7 +123,7 @@ pub(super) fn load(path: &Path) -> Result<Config, Exit> {
             LoadError::Invalid { .. } => Exit::InvalidConfiguration,
             LoadError::Read { .. } => Exit::Failed,
         };
-        eprintln!("{:#}", anyhow::Error::from(error));
+        eprintln!("{}", chain(&error));
         exit
     })
 }

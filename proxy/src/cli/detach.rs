@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use super::Exit;
+use crate::chain::chain;
 use crate::fastpath::packet::{Detached, detach as remove};
 
 /// Removes what is left in this network namespace, and prints what that was.
@@ -14,7 +15,7 @@ pub(super) fn detach() -> io::Result<Exit> {
     let removed = match remove() {
         Ok(removed) => removed,
         Err(error) => {
-            eprintln!("cannot detach: {}", crate::ways::chain(&error));
+            eprintln!("cannot detach: {}", chain(&error));
             return Ok(Exit::Failed);
         }
     };
@@ -28,7 +29,7 @@ pub(super) fn detach() -> io::Result<Exit> {
                 writeln!(out, "{}: removed, {sessions} sessions reset", directory.display())?;
             }
             Detached::RemovedUnread { directory, why } => {
-                let why = why.map_or_else(|| "of another version".to_owned(), |why| why.chain());
+                let why = why.map_or_else(|| "of another version".to_owned(), |why| chain(&why));
                 writeln!(
                     out,
                     "{}: removed unread ({why}); its sessions end with their next packet",

@@ -16,6 +16,7 @@ use self::check::Check;
 use self::host::Host;
 use super::{Exit, client};
 use crate::admin::api::Status;
+use crate::chain::chain;
 use crate::fastpath::kernel::{BTF, Capability, Kernel};
 use crate::fastpath::packet::PacketPath;
 use crate::fastpath::version::{GOOD, Version};
@@ -168,9 +169,9 @@ fn fast_path_checks(fast_path: &Result<Arc<FastPath>, Unavailable>) -> Vec<Check
             vec![Check::good(LOADED, "verdict attached"), Check::good(SELF_TEST, seen)]
         }
         Err(why @ Unavailable::SelfTestFailed { .. }) => {
-            vec![Check::good(LOADED, "verdict attached"), Check::bad(SELF_TEST, why.chain(), why.remedy())]
+            vec![Check::good(LOADED, "verdict attached"), Check::bad(SELF_TEST, chain(&why), why.remedy())]
         }
-        Err(why) => vec![Check::bad(LOADED, why.chain(), why.remedy())],
+        Err(why) => vec![Check::bad(LOADED, chain(&why), why.remedy())],
     }
 }
 
@@ -180,7 +181,7 @@ fn packet_check(packet: Result<Vec<String>, Unavailable>) -> Check {
     match packet {
         Ok(devices) if devices.is_empty() => Check::good(NAME, "loaded; no device but loopback is up"),
         Ok(devices) => Check::good(NAME, format!("loaded; for the devices {}", devices.join(", "))),
-        Err(why) => Check::bad(NAME, why.chain(), why.remedy()),
+        Err(why) => Check::bad(NAME, chain(&why), why.remedy()),
     }
 }
 

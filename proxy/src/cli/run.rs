@@ -5,6 +5,7 @@ use std::path::Path;
 use tracing::error;
 
 use super::{Exit, check, log};
+use crate::chain::chain;
 use crate::supervisor;
 
 /// Runs the daemon with the configuration in `file`. Nothing is bound unless the whole file is valid.
@@ -17,14 +18,14 @@ pub(super) fn run(file: &Path) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            error!("cannot start: {error}");
+            error!("cannot start the runtime: {error}");
             return Exit::Failed;
         }
     };
     match runtime.block_on(supervisor::run(config, file.to_owned())) {
         Ok(()) => Exit::Good,
         Err(error) => {
-            error!("{error}");
+            error!("{}", chain(&error));
             Exit::Failed
         }
     }

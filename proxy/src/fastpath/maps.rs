@@ -58,7 +58,7 @@ pub enum MapError {
         map: &'static str,
     },
     /// An operation failed.
-    #[error("the map {map}")]
+    #[error("the kernel refused an operation on the map {map}")]
     Refused {
         /// Its name.
         map: &'static str,
@@ -66,7 +66,7 @@ pub enum MapError {
         source: aya::maps::MapError,
     },
     /// The map cannot be read from memory.
-    #[error("mapping {map}")]
+    #[error("cannot map {map} into memory")]
     Mapping {
         /// Its name.
         map: &'static str,

@@ -191,7 +191,7 @@ pub enum PromoteError {
     #[error("the sink is too busy to tell what it was given")]
     Busy,
     /// A socket does not tell what is needed.
-    #[error("{what}")]
+    #[error("a socket does not tell {what}")]
     Socket {
         /// What it should have told.
         what: &'static str,

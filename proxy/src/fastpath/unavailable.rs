@@ -1,6 +1,5 @@
 //! Why a process has no fast path.
 
-use std::error::Error;
 use std::io;
 
 use super::btf::BtfError;
@@ -38,7 +37,7 @@ pub enum Unavailable {
         source: LoadError,
     },
     /// The state that outlives the process is not this daemon's.
-    #[error("the joined sessions that are pinned")]
+    #[error("the state of joined sessions cannot be taken over")]
     Pinned {
         /// Whose it is.
         source: PinError,
@@ -79,32 +78,16 @@ impl Unavailable {
             Self::SelfTestFailed { .. } => "use another kernel; this one does not forward correctly",
         }
     }
-
-    /// The error and everything that caused it, in one line.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            // Some sources repeat what is below them; the same words need no second reading.
-            let next = error.to_string();
-            if !text.ends_with(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            source = error.source();
-        }
-        text
-    }
 }
 
 /// What of the object was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The object, or one of its maps.
-    #[error("the object")]
+    #[error("cannot load the object")]
     Object(#[from] aya::EbpfError),
     /// The verifier or the attachment refused.
-    #[error("the program {program}")]
+    #[error("the program {program} was refused")]
     Program {
         /// Its name.
         program: &'static str,
@@ -121,13 +104,13 @@ pub enum LoadError {
     #[error(transparent)]
     Map(#[from] MapError),
     /// The network devices cannot be listed.
-    #[error("the list of network devices")]
+    #[error("cannot list the network devices")]
     Devices(#[source] io::Error),
     /// The programs' log.
-    #[error("the programs' log")]
+    #[error("cannot read the programs' log")]
     Log(#[from] aya_log::Error),
     /// The kernel's type information cannot be read.
-    #[error("{}", kernel::BTF)]
+    #[error("cannot read {}", kernel::BTF)]
     TypesUnreadable(#[source] io::Error),
     /// It does not say what the programs have to know.
     #[error(transparent)]
@@ -137,16 +120,17 @@ pub enum LoadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::chain;
 
     #[test]
     fn reasons_are_stable_and_chains_name_every_source() {
         let io = io::Error::other("wire cut");
         let failed = Unavailable::SelfTestFailed { source: Failure::Socket { step: "connect", source: io } };
         assert_eq!(failed.reason(), "self_test_failed");
-        assert_eq!(failed.chain(), "the self-test of the fast path failed: connect: wire cut");
+        assert_eq!(chain(&failed), "the self-test of the fast path failed: connect: wire cut");
 
         let missing = Unavailable::NoCapability { missing: vec![Capability::Bpf, Capability::Perfmon] };
-        assert_eq!(missing.chain(), "the process lacks CAP_BPF, CAP_PERFMON");
+        assert_eq!(chain(&missing), "the process lacks CAP_BPF, CAP_PERFMON");
         assert_eq!(Unavailable::NotBuilt.reason(), "not_built");
         assert_eq!(Unavailable::KernelTooOld { release: "6.1.0".to_owned() }.reason(), "kernel_too_old");
     }

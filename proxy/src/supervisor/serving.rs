@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use super::RunError;
 use crate::admin::Server;
 use crate::admin::control::ReloadWish;
+use crate::chain::chain;
 use crate::config::Config;
 use crate::doorbell::Doorbell;
 use crate::fastpath::packet::PacketPath;
@@ -239,9 +240,9 @@ impl Supervisor {
             }
             Err(error) => {
                 self.running.note_reload(false);
-                error!("the configuration stays as it is: {error}");
+                error!("the configuration stays as it is: {}", chain(&error));
                 self.service.reloaded();
-                tell(wishes, &Err(error.to_string()));
+                tell(wishes, &Err(chain(&error)));
                 None
             }
         }
@@ -255,7 +256,7 @@ impl Supervisor {
             return None;
         }
         self.begin(self.template.clone(), Cause::Names)
-            .inspect_err(|error| error!("the targets keep their addresses: {error}"))
+            .inspect_err(|error| error!("the targets keep their addresses: {}", chain(error)))
             .ok()
     }
 

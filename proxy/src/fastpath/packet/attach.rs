@@ -11,6 +11,7 @@ use nix::net::if_::if_nameindex;
 use tracing::debug;
 
 use super::pins::Pins;
+use crate::chain::chain;
 
 type AttachError = Box<dyn Error + Send + Sync>;
 
@@ -61,7 +62,7 @@ fn attach_link(
             }
             // Another device had this index.
             Err(error) => {
-                debug!(device = name, "the former attachment is gone: {error}");
+                debug!(device = name, "the former attachment is gone: {}", chain(&error));
                 pins.forget_link(index);
             }
         }
@@ -114,7 +115,7 @@ pub(super) fn remove(pins: &Pins, hook: Hook) {
         for device in if_nameindex().iter().flatten() {
             let filter = filter(&device.name().to_string_lossy(), pins);
             if let Err(error) = filter.and_then(|filter| filter.detach().map_err(AttachError::from)) {
-                debug!(device = ?device.name(), "no filter is removed: {error}");
+                debug!(device = ?device.name(), "no filter is removed: {}", chain(&*error));
             }
         }
     }

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::PacketPath;
 use super::attach::attach;
+use crate::chain::chain;
 use crate::doorbell::Doorbell;
 use crate::fastpath::unavailable::LoadError;
 
@@ -114,7 +115,7 @@ impl PacketPath {
             let Some(program) = classifier(&mut programs, program) else { continue };
             match attach(program, (index, &name), self.hook, pins.as_ref()) {
                 Ok(()) => debug!(device = name, "the packet datapath is attached"),
-                Err(error) => warn!(device = name, "the packet datapath cannot be attached: {error}"),
+                Err(error) => warn!(device = name, "the packet datapath cannot be attached: {}", chain(&*error)),
             }
         }
     }

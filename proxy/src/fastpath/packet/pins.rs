@@ -43,7 +43,7 @@ const LINK: &str = "link-";
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// There is no BPF file system and none can be mounted, or it refuses.
-    #[error("{}", .path.display())]
+    #[error("cannot keep joined sessions in {}", .path.display())]
     FileSystem {
         /// What was tried.
         path: PathBuf,

@@ -37,7 +37,7 @@ pub enum Hindrance {
     #[error("the target is on this host, and its packets cross no device")]
     LocalTarget,
     /// The programs cannot be attached to the device.
-    #[error("{0} is a kind of device that is not supported")]
+    #[error("the device {0} is down or of a kind that is not supported")]
     Device(String),
     /// The clock of the target leg's timestamps has another unit than the client leg's.
     #[error("the route to the target has timestamps in microseconds")]
@@ -52,7 +52,7 @@ impl Hindrance {
             Self::LocalClients | Self::LocalTarget => "nothing: other datapaths move these sessions",
             Self::NoRoute(_) => "look at `ip route get`, and whether the VPN is up and group.tcp is right",
             Self::Clock => "`ip route change` to the target without the feature tcp_usec_ts",
-            Self::Device(_) => "Ethernet, VLAN, TUN and WireGuard devices are, and have to be up",
+            Self::Device(_) => "`ip link set … up`; supported are Ethernet, VLAN, TUN and WireGuard",
         }
     }
 }

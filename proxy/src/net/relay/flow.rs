@@ -23,6 +23,7 @@ use tracing::debug;
 use super::pipe::Pipe;
 use super::socket::{try_recv, try_send};
 use super::{Buffers, Kernel};
+use crate::chain::chain;
 use crate::fastpath::{Alarm, Fallback, FastPath, Promoted, Redirected};
 use crate::net::hangup::Watch;
 use crate::net::leg::Leg;
@@ -252,9 +253,9 @@ impl<'a> Flow<'a> {
         busy: &'a Cell<u32>,
     ) -> bool {
         let promoted =
-            kernel.hangups.watch(source).map_err(|error| (Fallback::Watch, error.to_string())).and_then(|watch| {
+            kernel.hangups.watch(source).map_err(|error| (Fallback::Watch, chain(&error))).and_then(|watch| {
                 let promoted = kernel.fastpath.promote(source, sink, self.life.given());
-                promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.fallback(), error.to_string()))
+                promoted.map(|promoted| (promoted, watch)).map_err(|error| (error.fallback(), chain(&error)))
             });
         match promoted {
             Ok((promoted, watch)) => {
