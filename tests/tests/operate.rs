@@ -306,6 +306,11 @@ fn a_reload_and_its_plan_are_told() -> Result<()> {
     ensure!(refused.code() == 1 && refused.stderr.contains("7 is a whole number, not a string"), "{refused:?}");
     daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
     assert_eq!(daemon.cli(&["check", &file, "--against-running"])?.code(), 78);
+
+    std::fs::remove_file(daemon.file())?;
+    let refused = daemon.cli(&["reload"])?;
+    let why = format!("cannot read {file}: No such file or directory");
+    ensure!(refused.code() == 1 && refused.stderr.contains(&why), "{refused:?}");
     daemon.stop_at_once().map(drop)
 }
 
