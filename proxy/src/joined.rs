@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::blocks::Blocks;
 use crate::config::{Listener, TcpOptions};
-use crate::fastpath::packet::{Ending, Joined, Lifetime, PacketPath, Seen};
+use crate::fastpath::packet::{Ending, IDLE_LIMIT, Joined, Lifetime, PacketPath, Seen};
 use crate::session::Account;
 use crate::stats::{Carrier, Direction, Presence};
 
@@ -329,15 +329,11 @@ fn rules(listener: &Listener, target: &TcpOptions) -> VigilRules {
 /// The daemon ends sessions by RSTs to both peers, and looks once a second: the programs, which only drop, come later.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How long a peer may be silent before the programs give its joint up, when no other limit is set. A day: the daemon, as
-/// long as it lives, finds dead peers much earlier.
-const LONGEST_SILENCE: Duration = Duration::from_hours(24);
-
 /// How long the programs keep the sessions of a listener, even without a daemon.
 fn lifetime(listener: &Listener) -> Lifetime {
     let silence = listener.idle_timeout.zip(listener.half_close_timeout).map(|(idle, half)| idle.max(half));
     Lifetime {
-        idle: silence.map_or(LONGEST_SILENCE, |silence| silence + GRACE),
+        idle: silence.map_or(IDLE_LIMIT, |silence| silence + GRACE),
         // The daemon's own limit differs from session to session.
         age: listener.max_session_age.map(|age| age + age / 8 + GRACE),
     }

@@ -118,8 +118,14 @@ pub(crate) fn outstanding(socket: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// Sets an option of a socket.
-pub(crate) fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the pointer and the size are those of one value, which the kernel only reads.
+pub(crate) fn set<T: Integer, const N: usize>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &[T; N],
+) -> io::Result<()> {
+    // SAFETY: the pointer and the size are those of one array of integers, which has no padding and which the kernel only
+    // reads.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -150,7 +156,7 @@ pub(crate) fn get<T: Integer, const N: usize>(
     }
 }
 
-/// Every bit pattern is a value of such a type.
+/// Every bit pattern is a value of such a type, and it has no padding.
 pub(crate) trait Integer {}
 
 impl Integer for u64 {}

@@ -4,8 +4,8 @@ use core::time::Duration;
 
 use crate::end::SessionEnd;
 
-/// Probes without an answer after which a peer counts as dead; the same number that sockets of user space get.
-const PROBES: u32 = 4;
+/// Probes without an answer after which a peer counts as dead, whoever sends them.
+pub const PROBES: u32 = 4;
 
 /// What a session's silence may be; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -17,7 +17,7 @@ use self::host::Host;
 use super::{Exit, client};
 use crate::admin::api::Status;
 use crate::chain::chain;
-use crate::fastpath::kernel::{BTF, Capability, Kernel};
+use crate::fastpath::kernel::{BTF, Kernel, NEEDED};
 use crate::fastpath::packet::PacketPath;
 use crate::fastpath::version::{GOOD, Version};
 use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
@@ -92,7 +92,7 @@ impl Report {
         packet: Result<Vec<String>, Unavailable>,
     ) -> Self {
         let mut checks = vec![version_check(&kernel.release, kernel.version())];
-        for capability in Capability::ALL {
+        for capability in NEEDED {
             checks.push(if kernel.holds(capability) {
                 Check::good(capability, "held")
             } else {

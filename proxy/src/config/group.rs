@@ -8,6 +8,7 @@ use landbridge_core::select::Balance;
 
 use super::address::{self, TargetFault};
 use super::limits::{Limits, MILLISECOND};
+use super::listener::MOST_CONNECTIONS;
 use super::notes::{Noted, Place};
 use super::raw::{Table, Value};
 use super::references::Groups;
@@ -17,8 +18,6 @@ use super::{Dial, Eject, Group, OnDown, ProxyVersion, Target, health, names, tcp
 
 const GROUP_WEIGHT: u16 = 100;
 const TARGET_WEIGHT: u16 = 1;
-/// More sessions than this do not fit into a process: see the limit of a listener.
-const MOST_CONNECTIONS: u32 = 1_000_000;
 
 const FAILBACK_HOLD: Duration = Duration::from_secs(10);
 const SLOW_START: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use super::{AcceptProxy, Datapath, Listener, address, names, tcp};
 
 const MAX_CONNECTIONS: u32 = 20_000;
 /// A session takes at least two file descriptors, and fs.nr_open allows a process 1,048,576 unless it was raised.
-const MOST_CONNECTIONS: u32 = 1_000_000;
+pub(super) const MOST_CONNECTIONS: u32 = 1_000_000;
 
 /// A longer silence than a week is not waited for; "0s" waits for ever.
 const SILENCE_LIMITS: Limits =

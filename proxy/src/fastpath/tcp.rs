@@ -50,7 +50,7 @@ pub(super) fn given_at_least(socket: BorrowedFd<'_>) -> io::Result<u64> {
 pub(super) fn kick(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut low_water = [0 as libc::c_int];
     get(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &mut low_water)?;
-    set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &low_water[0])
+    set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &low_water)
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 use std::io;
 
+use caps::Capability;
+
 use super::btf::BtfError;
-use super::kernel::{self, Capability};
+use super::kernel;
 use super::maps::MapError;
 use super::packet::PinError;
 use super::self_test::Failure;
@@ -129,7 +131,7 @@ mod tests {
         assert_eq!(failed.reason(), "self_test_failed");
         assert_eq!(chain(&failed), "the self-test of the fast path failed: connect: wire cut");
 
-        let missing = Unavailable::NoCapability { missing: vec![Capability::Bpf, Capability::Perfmon] };
+        let missing = Unavailable::NoCapability { missing: vec![Capability::CAP_BPF, Capability::CAP_PERFMON] };
         assert_eq!(chain(&missing), "the process lacks CAP_BPF, CAP_PERFMON");
         assert_eq!(Unavailable::NotBuilt.reason(), "not_built");
         assert_eq!(Unavailable::KernelTooOld { release: "6.1.0".to_owned() }.reason(), "kernel_too_old");

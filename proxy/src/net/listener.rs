@@ -12,7 +12,7 @@ use super::path;
 use crate::config::TcpOptions;
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn` (4096 by default).
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// The first wait after an accept that failed for want of a resource; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(5);

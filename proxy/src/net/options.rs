@@ -2,18 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
+use landbridge_core::vigil::PROBES;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::TcpOptions;
-
-/// Keepalive probes without an answer before the leg counts as dead, where no `user_timeout` says it
-/// (linux/net/ipv4/tcp_timer.c, tcp_keepalive_timer).
-const KEEPALIVE_PROBES: u32 = 4;
+use crate::config::units::written;
+use crate::tcp::set;
 
 /// A socket option that the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -48,14 +47,16 @@ impl Liveness {
     pub(crate) fn apply(self, socket: SockRef<'_>) -> Result<(), OptionError> {
         if let Some(idle) = self.keepalive {
             let keepalive = TcpKeepalive::new().with_time(idle).with_interval(idle);
+            // With a `user_timeout` that alone says when the leg counts as dead (linux/net/ipv4/tcp_timer.c,
+            // tcp_keepalive_timer).
             let keepalive = match self.user_timeout {
                 Some(_) => keepalive,
-                None => keepalive.with_retries(KEEPALIVE_PROBES),
+                None => keepalive.with_retries(PROBES),
             };
-            check("keepalive", duration(idle), socket.set_tcp_keepalive(&keepalive))?;
+            check("keepalive", written(idle), socket.set_tcp_keepalive(&keepalive))?;
         }
         if let Some(timeout) = self.user_timeout {
-            check("user_timeout", duration(timeout), socket.set_tcp_user_timeout(Some(timeout)))?;
+            check("user_timeout", written(timeout), socket.set_tcp_user_timeout(Some(timeout)))?;
         }
         Ok(())
     }
@@ -84,17 +85,7 @@ pub(super) fn bind_address_no_port(socket: &Socket) -> Result<(), OptionError> {
 pub(super) fn answer_with_data(socket: &Socket) -> Result<(), OptionError> {
     // One second is the least; of a socket that connects only whether it is set matters.
     let seconds: libc::c_int = 1;
-    // SAFETY: the kernel reads one int.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            (&raw const seconds).cast(),
-            size_of_val(&seconds) as libc::socklen_t,
-        )
-    };
-    check("TCP_DEFER_ACCEPT", seconds, if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) })
+    check("TCP_DEFER_ACCEPT", seconds, set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &[seconds]))
 }
 
 /// Makes the kernel end this connection with an RST when the socket is closed, and drop what is unsent.
@@ -105,8 +96,4 @@ pub(super) fn reset_on_close(socket: BorrowedFd<'_>) {
 
 pub(super) fn check(option: &'static str, value: impl ToString, result: io::Result<()>) -> Result<(), OptionError> {
     result.map_err(|source| OptionError { option, value: value.to_string(), source })
-}
-
-fn duration(value: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(value)
 }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use landbridge_core::join::headers;
 use nix::libc;
@@ -13,6 +13,7 @@ use socket2::SockRef;
 
 use super::options::OptionError;
 use crate::config::{Dial, TcpOptions};
+use crate::tcp::get;
 
 /// The largest segment that fits on the way to a target, without options, in bytes. Nothing is sent: the kernel is asked for
 /// the route.
@@ -29,14 +30,9 @@ pub(crate) fn segment_towards(target: SocketAddr, dial: &Dial, tcp: &TcpOptions)
 /// The largest segment that fits on the way to a connected socket's peer, without options, in bytes.
 pub(crate) fn segment_of(socket: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<u32> {
     let (level, option) = if is_ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
-    let mut mtu: libc::c_int = 0;
-    let mut size = size_of_val(&mtu) as libc::socklen_t;
-    // SAFETY: the kernel writes at most one int.
-    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut size) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(u32::try_from(mtu).unwrap_or(0).saturating_sub(headers(is_ipv6)))
+    let mut mtu: [libc::c_int; 1] = [0];
+    get(socket, level, option, &mut mtu)?;
+    Ok(u32::try_from(mtu[0]).unwrap_or(0).saturating_sub(headers(is_ipv6)))
 }
 
 /// Lets a socket's peer send no larger segments than this; to be set before it connects or listens.

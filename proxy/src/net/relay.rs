@@ -2,7 +2,7 @@
 
 mod flow;
 mod join;
-mod pipe;
+pub(crate) mod pipe;
 mod socket;
 
 use std::cell::{Cell, RefCell};

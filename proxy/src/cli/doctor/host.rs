@@ -4,14 +4,16 @@
 use std::fs;
 use std::path::Path;
 
-use caps::Capability;
+use caps::{CapSet, Capability, has_cap};
 use landbridge_core::join::headers;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 use super::check::Check;
 use crate::config::{Config, Group, Target};
+use crate::net::listener::BACKLOG;
 use crate::net::path;
+use crate::net::relay::pipe::CAPACITY;
 
 /// A session has two sockets, and each of its directions may have a pipe with two ends; the port of one that was joined and has
 /// ended is held for a minute.
@@ -19,11 +21,8 @@ const FILES_PER_SESSION: u64 = 7;
 /// Listening sockets, programs, maps, logs: fewer than this.
 const FILES_BESIDE: u64 = 512;
 
-/// What a listener asks for (`net::listener`).
-const BACKLOG: u64 = 4096;
-
-/// A pipe holds 1 MiB, which is so many pages of 4 KiB (`net::relay::pipe`).
-const PAGES_PER_PIPE: u64 = 256;
+/// In pages of 4 KiB.
+const PAGES_PER_PIPE: u64 = CAPACITY.cast_unsigned() as u64 / 4096;
 
 /// What this machine allows. What cannot be read is not judged.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,16 +44,17 @@ impl Host {
     /// namespace.
     pub(super) fn observe(daemon: Option<u32>) -> Self {
         let ports = numbers("net/ipv4/ip_local_port_range");
-        let daemons = daemon.map(|id| format!("/proc/{id}")).filter(|process| is_landbridge(process));
-        let whose = if daemons.is_some() { "for the daemon" } else { "for this process" };
-        let process = daemons.unwrap_or_else(|| "/proc/self".to_owned());
-        let exempt = is_exempt(&process);
+        let daemon = daemon.filter(|id| is_landbridge(&format!("/proc/{id}")));
+        let whose = if daemon.is_some() { "for the daemon" } else { "for this process" };
+        let process = daemon.map_or_else(|| "/proc/self".to_owned(), |id| format!("/proc/{id}"));
+        // The limit of pipes does not apply to whoever has this.
+        let exempt = has_cap(daemon.map(u32::cast_signed), CapSet::Effective, Capability::CAP_SYS_RESOURCE);
         Self {
             files: open_files(&process),
             whose,
             ports: ports.as_deref().and_then(|range| Some((*range.first()?, *range.get(1)?))),
             waiting: numbers("net/core/somaxconn").and_then(|of| of.first().copied()),
-            pipe_pages: if exempt {
+            pipe_pages: if exempt.unwrap_or(false) {
                 None
             } else {
                 numbers("fs/pipe-user-pages-soft").and_then(|of| of.first().copied())
@@ -91,14 +91,6 @@ fn open_files(process: &str) -> Option<u64> {
         "unlimited" => Some(u64::MAX),
         limit => limit.parse().ok(),
     }
-}
-
-/// Whether a process has CAP_SYS_RESOURCE, to which the limit of pipes does not apply.
-fn is_exempt(process: &str) -> bool {
-    let status = fs::read_to_string(format!("{process}/status")).unwrap_or_default();
-    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let held = held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok()).unwrap_or(0);
-    held & Capability::CAP_SYS_RESOURCE.bitmask() != 0
 }
 
 /// The numbers of a kernel parameter.
@@ -142,7 +134,7 @@ fn ports((first, last): (u64, u64), config: &Config) -> Vec<Check> {
 
 fn waiting(limit: u64) -> Check {
     const NAME: &str = "waiting connections";
-    match limit >= BACKLOG {
+    match limit >= u64::from(BACKLOG.cast_unsigned()) {
         true => Check::good(NAME, format!("{limit} (net.core.somaxconn)")),
         false => Check::bad(
             NAME,
@@ -231,7 +223,6 @@ pub(super) fn device_towards(group: &Group, target: &Target) -> Option<Device> {
 
 #[cfg(test)]
 mod tests {
-    use caps::{CapSet, has_cap};
     use nix::sys::resource::{Resource, getrlimit};
 
     use super::*;
@@ -253,9 +244,8 @@ mod tests {
     fn the_limits_of_a_process_are_those_that_the_kernel_tells_it() {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert_eq!(open_files("/proc/self"), Some(hard));
-        assert_eq!(is_exempt("/proc/self"), has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap());
         assert_eq!(open_files("/proc/nobody"), None);
-        assert!(!is_exempt("/proc/nobody") && !is_landbridge("/proc/self"));
+        assert!(!is_landbridge("/proc/self"));
     }
 
     #[test]

@@ -305,7 +305,7 @@ impl PacketPath {
 
 /// How long a peer may be silent before the programs give its joint up by themselves, when nobody set another limit. A
 /// day: the daemon, as long as it lives, finds dead peers much earlier.
-const IDLE_LIMIT: Duration = Duration::from_hours(24);
+pub(crate) const IDLE_LIMIT: Duration = Duration::from_hours(24);
 
 /// A socket's two addresses: its own and its peer's.
 fn addresses(socket: BorrowedFd<'_>) -> io::Result<(std::net::SocketAddr, std::net::SocketAddr)> {

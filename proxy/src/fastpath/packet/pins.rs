@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{FsType, statfs};
 use siphasher::sip::SipHasher13;
 use tracing::{debug, info};
+
+use crate::tcp;
 
 /// The file system that hosts mount for everybody, and that outlives a service's own view of the machine.
 const SHARED: &str = "/sys/fs/bpf";
@@ -314,19 +316,9 @@ fn is_bpf(path: &Path) -> bool {
 fn namespace() -> Result<u64, PinError> {
     let failed = |error: Errno| PinError::Namespace(error.into());
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
-    let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `cookie`, and both outlive the call.
-    let code = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    Errno::result(code).map(|_| cookie).map_err(failed)
+    let mut cookie = [0_u64; 1];
+    tcp::get(socket.as_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie).map_err(PinError::Namespace)?;
+    Ok(cookie[0])
 }
 
 /// asm-generic/socket.h; since Linux 5.14. libc does not have it for every target.

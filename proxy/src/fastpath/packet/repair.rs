@@ -49,7 +49,7 @@ pub(super) fn sequences(socket: BorrowedFd<'_>, probe: bool) -> io::Result<Seque
     repair(socket, ON)?;
     let read = || {
         let queue = |queue: libc::c_int| {
-            set(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, &queue)?;
+            set(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, &[queue])?;
             number(socket, TCP_QUEUE_SEQ)
         };
         let (received, sent) = (queue(RECEIVE_QUEUE)?, queue(SEND_QUEUE)?);
@@ -93,11 +93,11 @@ pub(super) fn stand_in(
     let descriptor = socket.as_fd();
     repair(descriptor, ON)?;
     for (queue, sequence) in [(SEND_QUEUE, sent), (RECEIVE_QUEUE, received)] {
-        set(descriptor, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, &queue)?;
-        set(descriptor, libc::IPPROTO_TCP, TCP_QUEUE_SEQ, &sequence)?;
+        set(descriptor, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, &[queue])?;
+        set(descriptor, libc::IPPROTO_TCP, TCP_QUEUE_SEQ, &[sequence])?;
     }
     if let Some(device) = device {
-        set(descriptor, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &device)?;
+        set(descriptor, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &[device])?;
     }
     socket.bind(&local.into())?;
     socket.connect(&peer.into())?;
@@ -110,7 +110,7 @@ pub(super) fn set_clock(socket: BorrowedFd<'_>, clock: u32) -> io::Result<()> {
     const TIMESTAMPS: [u32; 2] = [8, 0];
     set(socket, libc::IPPROTO_TCP, TCP_REPAIR_OPTIONS, &TIMESTAMPS)?;
     // The kernel marks clocks of microseconds with the lowest bit.
-    set(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP, &(clock & !1))
+    set(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP, &[clock & !1])
 }
 
 /// Ends a connection that stands aside by an RST to its peer.
@@ -128,7 +128,7 @@ pub(super) fn bound_device(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
 }
 
 fn repair(socket: BorrowedFd<'_>, mode: libc::c_int) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, TCP_REPAIR, &mode)
+    set(socket, libc::IPPROTO_TCP, TCP_REPAIR, &[mode])
 }
 
 fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u32> {

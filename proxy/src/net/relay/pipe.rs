@@ -10,7 +10,7 @@ use nix::unistd::pipe2;
 
 /// What a pipe is asked to hold: the default of 64 KiB would take a call for each packet that GRO has put together. An
 /// unprivileged pipe may be as large without being refused (fs.pipe-max-size).
-const CAPACITY: i32 = 1 << 20;
+pub(crate) const CAPACITY: i32 = 1 << 20;
 
 /// Pipes kept empty per worker; more are closed when they come back.
 const KEPT: usize = 64;
