@@ -56,8 +56,8 @@ pub mod phase {
     pub const ARMED: u64 = 3;
     /// Packets are rewritten and sent on; no socket sees them.
     pub const LIVE: u64 = 4;
-    /// As live, but both directions have ended and were acknowledged: only repetitions are to come. A SYN begins another
-    /// connection with the same addresses and ports, for which the joint is [`FREE`].
+    /// As live, but both directions have ended and were acknowledged: only repetitions are to come. A SYN begins
+    /// another connection with the same addresses and ports, for which the joint is [`FREE`].
     pub const CLOSED: u64 = 5;
     /// As closed, but a peer has reset its connection, and that was sent on.
     pub const RESET: u64 = 6;
@@ -71,13 +71,14 @@ pub const PHASE: u64 = 0xff;
 pub const CLIENT_ACKED: u64 = 1 << 8;
 /// The same for the target leg.
 pub const TARGET_ACKED: u64 = 1 << 9;
-/// Something arrived while the joint was prepared or armed: it does not become live, and the daemon has to relay on. Set
-/// even while watched by a packet whose end cannot be told, such as a fragment.
+/// Something arrived while the joint was prepared or armed: it does not become live, and the daemon has to relay on.
+/// Set even while watched by a packet whose end cannot be told, such as a fragment.
 pub const DIRTY: u64 = 1 << 10;
 
 /// The target has reset, not the client ([`phase::RESET`] or [`WAS_RESET`] only).
 pub const BY_TARGET: u64 = 1 << 11;
-/// A SYN has come after the reset, and not after both ends ([`phase::FREE`] only): the daemon may not have seen the reset.
+/// A SYN has come after the reset, and not after both ends ([`phase::FREE`] only): the daemon may not have seen the
+/// reset.
 pub const WAS_RESET: u64 = 1 << 12;
 
 /// Set in fields whose lower half is a number once they hold one.
@@ -85,13 +86,14 @@ pub const KNOWN: u64 = 1 << 32;
 
 /// Both legs agreed on timestamps (RFC 7323): they are rewritten, else there are none.
 pub const TIMESTAMPS: u32 = 1;
-/// The sockets of the session stand aside, and [`Joint::origin`] tells whose it is: it can outlive the daemon. The programs
-/// do not look at it.
+/// The sockets of the session stand aside, and [`Joint::origin`] tells whose it is: it can outlive the daemon. The
+/// programs do not look at it.
 pub const SEALED: u32 = 2;
 
 /// What is known about the packets that arrive on one leg, and what becomes of them.
 ///
-/// The first part is written by the daemon before the joint is armed; the second one by the programs alone.
+/// The first part is written by the daemon before the joint is armed; the second one by the programs, apart from
+/// [`Leg::window`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Leg {
@@ -111,9 +113,10 @@ pub struct Leg {
     pub window_scale_out: u8,
     /// This host's address on this leg is IPv6.
     pub is_ipv6: u8,
-    /// Packets of this leg leave through `device` whatever the routes say, because the other leg's socket is bound to it.
+    /// Packets of this leg leave through `device` whatever the routes say, because the other leg's socket is bound to
+    /// it.
     pub is_bound: u8,
-    /// The other leg's timestamp clock (`TCP_TIMESTAMP`, one step a millisecond) at [`Joint::armed_at`].
+    /// The other leg's timestamp clock (`TCP_TIMESTAMP`, one step a millisecond) at [`Joint::clocks_read_at`].
     pub clock: u32,
     /// The index of the device that leads to the other peer. Unless bound, it is used only where the kernel does not
     /// tell the program its routes: before Linux 6.4, or without forwarding on the loopback device.
@@ -121,8 +124,8 @@ pub struct Leg {
 
     /// The end of the newest payload or FIN that went to the socket, as a sequence number, with [`KNOWN`].
     pub passed: u64,
-    /// Added to TSval on the way to the other leg, with [`KNOWN`] since the first packet that was sent on: such that this
-    /// one continues the other leg's clock. TSecr on the way back is lowered by it.
+    /// Added to TSval on the way to the other leg, with [`KNOWN`] since the first packet that was sent on: such that
+    /// this one continues the other leg's clock. TSecr on the way back is lowered by it.
     pub timestamp_delta: u64,
     /// Payload bytes sent on, each counted once.
     pub bytes: u64,
@@ -130,7 +133,8 @@ pub struct Leg {
     pub packets: u64,
     /// Packets with payload that had been sent on before: the peer repeated them.
     pub retransmitted: u64,
-    /// When the last packet was sent on, or, before the joint is live, when the first one came since it is watched; by the kernel's monotonic clock (`CLOCK_MONOTONIC`), in nanoseconds.
+    /// When the last packet was sent on, or, before the joint is live, when the first one came since it is watched; by
+    /// the kernel's monotonic clock (`CLOCK_MONOTONIC`), in nanoseconds.
     pub last_seen: u64,
     /// When the first payload was sent on.
     pub first_payload: u64,
@@ -146,8 +150,8 @@ pub struct Leg {
     pub probe: u64,
     /// When that was sent.
     pub probe_sent: u64,
-    /// The largest window that this leg's peer announced, in bytes. What the daemon writes here before it arms is taken as
-    /// a lower limit: its own socket may have announced more to the other peer.
+    /// The largest window that this leg's peer announced, in bytes. What the daemon writes here before it arms is taken
+    /// as a lower limit: its own socket may have announced more to the other peer.
     pub window: u64,
     /// When this leg's peer ended its direction, or reset its connection; 0: not yet. By the same clock.
     pub ended_at: u64,
@@ -160,16 +164,16 @@ pub struct Leg {
 #[repr(C, align(64))]
 pub struct Joint {
     /// [`phase`] and flags, and in its upper half a generation that the daemon raises whenever it takes the joint for
-    /// another session. Changed by compare and exchange alone.
+    /// another session. Once a key leads to the joint it is changed by compare and exchange alone.
     pub state: u64,
-    /// When the daemon prepared it, by the kernel's monotonic clock.
-    pub armed_at: u64,
+    /// When the daemon read the clocks of the legs, by the kernel's monotonic clock.
+    pub clocks_read_at: u64,
     /// When it became live.
     pub live_at: u64,
-    /// The joint is dead when no packet came for so long, in nanoseconds; a closed one after [`LINGER`]. The program sees
-    /// to it by itself, for there may be no daemon.
+    /// The joint is dead when no packet came for so long, in nanoseconds; a closed one after [`LINGER`]. The program
+    /// sees to it by itself, for there may be no daemon.
     pub idle_limit: u64,
-    /// Flags: [`TIMESTAMPS`].
+    /// Flags: [`TIMESTAMPS`], [`SEALED`].
     pub flags: u32,
     /// The joint's own index, so that an event can name it.
     pub index: u32,
@@ -205,7 +209,8 @@ pub struct Origin {
     pub reserved: [u16; 3],
 }
 
-/// How long a joint that is closed or reset still forwards repetitions, in nanoseconds: as long as Linux keeps TIME_WAIT.
+/// How long a joint that is closed or reset still forwards repetitions, in nanoseconds: as long as Linux keeps
+/// TIME_WAIT.
 pub const LINGER: u64 = 60_000_000_000;
 
 /// A joint's SYNs are answered at most once in this time, in nanoseconds. As long as the kernel's
@@ -213,11 +218,12 @@ pub const LINGER: u64 = 60_000_000_000;
 pub const CHALLENGE_INTERVAL: u64 = 500_000_000;
 
 /// The senders of packets that are longer than their way are told so at most once in this time for each joint, in
-/// nanoseconds. A window of such packets comes within less, and needs one answer; the repetition of a packet whose answer
-/// was lost comes later.
+/// nanoseconds. A window of such packets comes within less, and needs one answer; the repetition of a packet whose
+/// answer was lost comes later.
 pub const TOO_LONG_INTERVAL: u64 = 10_000_000;
 
-/// What the programs tell the daemon: the kind in the upper half of a 64-bit number, the joint's index in the lower one.
+/// What the programs tell the daemon: the kind in the upper half of a 64-bit number, the joint's index in the lower
+/// one.
 pub mod event {
     /// The joint is live.
     pub const LIVE: u64 = 1 << 32;
@@ -253,7 +259,8 @@ pub enum PacketCounter {
     Failed = 8,
     /// SYNs that were answered with an acknowledgement.
     Challenged = 9,
-    /// Longer than the way to the other peer takes, or than another header can be put before: dropped, and the sender is told.
+    /// Longer than the way to the other peer takes, or than another header can be put before: dropped, and the sender
+    /// is told.
     TooLong = 10,
 }
 

@@ -164,7 +164,7 @@ fn delta(value: u32, joint: *mut Joint, leg: *mut Leg, now: u64) -> u32 {
         if known & KNOWN != 0 {
             return known as u32;
         }
-        let passed = now.wrapping_sub((*joint).armed_at) / 1_000_000;
+        let passed = now.wrapping_sub((*joint).clocks_read_at) / 1_000_000;
         let delta = (*leg).clock.wrapping_add(passed as u32).wrapping_sub(value);
         let found = compare_exchange(&raw mut (*leg).timestamp_delta, known, KNOWN | u64::from(delta));
         if found == known { delta } else { found as u32 }

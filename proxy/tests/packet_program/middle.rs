@@ -102,9 +102,9 @@ impl Session {
                 acked |= flag;
             }
         }
-        let armed_at = monotonic();
+        let clocks_read_at = monotonic();
         joints.change(INDEX, |joint| {
-            joint.armed_at = armed_at;
+            joint.clocks_read_at = clocks_read_at;
             joint.flags = TIMESTAMPS;
             for side in [CLIENT, TARGET] {
                 let (mine, other) = (&sockets[side], &sockets[1 - side]);

@@ -66,7 +66,7 @@ impl Ends {
         let now = monotonic();
         let mut joint = Joint {
             state: phase::LIVE,
-            armed_at: now - 5_000_000_000,
+            clocks_read_at: now - 5_000_000_000,
             live_at: now - 4_000_000_000,
             idle_limit: 3_600_000_000_000,
             flags: TIMESTAMPS,

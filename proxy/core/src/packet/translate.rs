@@ -83,7 +83,7 @@ fn timestamp_delta(joint: &mut Joint, arrival: Arrival, value: u32) -> Option<u3
     if joint.flags & TIMESTAMPS == 0 {
         return None;
     }
-    let passed = (arrival.now - joint.armed_at) / 1_000_000;
+    let passed = (arrival.now - joint.clocks_read_at) / 1_000_000;
     let leg = &mut joint.legs[arrival.side];
     if leg.timestamp_delta & KNOWN == 0 {
         let delta = leg.clock.wrapping_add(passed as u32).wrapping_sub(value);

@@ -1,7 +1,7 @@
 //! A session on its way to being joined: watched, and armed whenever it rests.
 //!
-//! The daemon must not read from or write to either socket while the joint is armed: it calls [`Joining::disarm`] first,
-//! and that may find that the joint has become live.
+//! The daemon must not read from or write to either socket while the joint is armed: it calls [`Joining::disarm`]
+//! first, and that may find that the joint has become live.
 
 use std::fmt;
 use std::io;
@@ -191,8 +191,8 @@ impl Joining {
             if !joint.has_seen(side) {
                 return Ok(Stand::Restless);
             }
-            // The socket's lock: what had passed before is in `bytes_received` or on its way, and then in `passed`. What came
-            // out of order is in neither, and must not stay behind.
+            // The socket's lock: what had passed before is in `bytes_received` or on its way, and then in `passed`.
+            // What came out of order is in neither, and must not stay behind.
             let TcpInfo { received: taken_in, is_established, .. } = TcpInfo::of(legs[side])?;
             // A peer that has reset has told the socket only.
             if !is_established || taken_in != read || held(legs[side])? != 0 {
@@ -226,7 +226,7 @@ impl Joining {
                 },
             );
         }
-        joint.set_armed_at(self.clocks_read_at);
+        joint.set_clocks_read_at(self.clocks_read_at);
         if joint.change(phase::PREPARED, phase::ARMED | acked).is_err() {
             return Ok(Stand::Restless);
         }
@@ -245,15 +245,16 @@ impl Joining {
         Ok(self.stand())
     }
 
-    /// Ready when packets of both legs have been seen. Needs [`PacketPath::run_events`] to run. Only the last waker is woken.
+    /// Ready when packets of both legs have been seen. Needs [`PacketPath::run_events`] to run. Only the last waker is
+    /// woken.
     pub fn poll_seen(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.taken.waker.register(cx.waker());
         let joint = self.joint();
         if SIDES.iter().all(|side| joint.has_seen(*side)) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Ready when the joint is live or spoiled. Needs [`PacketPath::run_events`] to run. Only the last waker is woken. A
-    /// spoiled joint wakes nobody: what spoiled it has reached a socket.
+    /// Ready when the joint is live or spoiled. Needs [`PacketPath::run_events`] to run. Only the last waker is woken.
+    /// A spoiled joint wakes nobody: what spoiled it has reached a socket.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Stand> {
         self.taken.waker.register(cx.waker());
         match self.stand() {

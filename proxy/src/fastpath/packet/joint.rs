@@ -13,8 +13,8 @@ use crate::fastpath::mapped::{Mapped, field};
 const GENERATION: u64 = !0 << 32;
 const NEXT_GENERATION: u64 = 1 << 32;
 
-/// The largest window that this host's sockets may have announced before the joint, in bytes: the kernel's default limit of
-/// receive buffers (`net.ipv4.tcp_rmem`) is 6 MiB. It is only what is plausible.
+/// The largest window that this host's sockets may have announced before the joint, in bytes: the kernel's default
+/// limit of receive buffers (`net.ipv4.tcp_rmem`) is 6 MiB. It is only what is plausible.
 const ANNOUNCED: u64 = 16 << 20;
 
 /// A joint of the mapping.
@@ -177,8 +177,8 @@ impl<'a> JointCell<'a> {
     }
 
     /// When the clocks of the legs were read.
-    pub(super) fn set_armed_at(self, at: Duration) {
-        field!(self.joint, armed_at, AtomicU64).store(nanoseconds(at), Ordering::Relaxed);
+    pub(super) fn set_clocks_read_at(self, at: Duration) {
+        field!(self.joint, clocks_read_at, AtomicU64).store(nanoseconds(at), Ordering::Relaxed);
     }
 
     /// The daemon itself has made the joint live.
@@ -193,8 +193,8 @@ impl<'a> JointCell<'a> {
         client != 0 && (target == 0 || client <= target)
     }
 
-    /// Whether the programs would drop the next packet, for none came for too long or the session is too old. Only of one
-    /// that is live.
+    /// Whether the programs would drop the next packet, for none came for too long or the session is too old. Only of
+    /// one that is live.
     pub(super) fn has_expired(self) -> bool {
         let load = |field: &AtomicU64| field.load(Ordering::Relaxed);
         let seen = [0, 1].map(|side| load(field!(self.joint, legs[side].last_seen, AtomicU64)));
@@ -267,8 +267,8 @@ impl<'a> JointCell<'a> {
     pub(super) fn clock_towards(self, side: usize) -> Option<u32> {
         let flags = field!(self.joint, flags, AtomicU32).load(Ordering::Relaxed);
         let clock = field!(self.joint, legs[1 - side].clock, AtomicU32).load(Ordering::Relaxed);
-        let armed_at = Duration::from_nanos(field!(self.joint, armed_at, AtomicU64).load(Ordering::Relaxed));
-        let passed = now().saturating_sub(armed_at).as_millis();
+        let read_at = Duration::from_nanos(field!(self.joint, clocks_read_at, AtomicU64).load(Ordering::Relaxed));
+        let passed = now().saturating_sub(read_at).as_millis();
         (flags & TIMESTAMPS != 0).then_some(clock.wrapping_add(passed as u32))
     }
 

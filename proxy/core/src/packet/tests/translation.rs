@@ -250,7 +250,7 @@ proptest! {
         joint.legs[side].timestamp_delta = 0;
         joint.legs[1 - side].timestamp_delta = 0;
         joint.legs[side].clock = clock;
-        joint.armed_at = 5_000_000;
+        joint.clocks_read_at = 5_000_000;
         let mut value_of = |value: u32, now: u64| {
             let content = Content { stamps: Some((value, 99)), blocks: Vec::new(), ..content.clone() };
             let packet = content.packet(ends(session.is_ipv6[side], side)).bytes();
