@@ -27,14 +27,15 @@ pub const ALARM_BEHIND: u32 = 1;
 pub const ALARM_BULK: u32 = 1 << 1;
 /// More than [`Flow::hard`] bytes are on their way: the verdict has shut the gate.
 pub const ALARM_HARD: u32 = 1 << 2;
-/// Bytes that TCP has acknowledged are lost. Nothing that comes after them is handed on, and the verdict has shut the gate.
+/// Bytes that TCP has acknowledged are lost. Nothing that comes after them is handed on, and the verdict has shut the
+/// gate.
 pub const ALARM_BROKEN: u32 = 1 << 3;
 
 /// What the programs know and count about one promoted direction.
 ///
 /// The array that holds it is mapped into the daemon, which reads and writes single fields while the programs run. The
-/// first cache line is the verdict's, which writes it under the source's socket lock; the second one is the daemon's and
-/// the gate's.
+/// first cache line is the verdict's, which writes it under the source's socket lock; the second one is the daemon's
+/// and the gate's, apart from [`Flow::gate`], which the verdict writes too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Flow {
@@ -52,8 +53,8 @@ pub struct Flow {
     pub alarm: u32,
     /// This flow's own index, so that an alarm can name it.
     pub slot: Slot,
-    /// By how many segments the source's `data_segs_in` is ahead of [`Flow::passed`], at most, modulo 2^32: those that came before
-    /// the gate counted. While it is less ahead a packet is on its way from the gate to TCP.
+    /// By how many segments the source's `data_segs_in` is ahead of [`Flow::passed`], at most, modulo 2^32: those that
+    /// came before the gate counted. While it is less ahead a packet is on its way from the gate to TCP.
     pub ahead: u32,
     /// The rest of the line.
     pub reserved: [u32; 3],

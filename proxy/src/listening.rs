@@ -1,7 +1,8 @@
 //! The sockets that the daemon listens on: bound all together or not at all, and given to the workers.
 //!
-//! The supervisor keeps a handle to each socket beside the worker's. A socket closes only when both are gone, so a handle
-//! is dropped before its worker is told to close: what the worker then still finds waiting is all that will ever come.
+//! The supervisor keeps a handle to each socket beside the worker's. A socket closes only when both are gone, so a
+//! handle is dropped before its worker is told to close: what the worker then still finds waiting is all that will ever
+//! come.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use crate::handover::Inheritance;
 use crate::net::listener::{self, BindError};
 use crate::net::path;
 
-/// What a worker is told about its sockets.
+/// What a worker is told: about its sockets, and the sessions that it takes over.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Accept from this socket.

@@ -1,7 +1,7 @@
 //! The DNS names of targets: resolved, and resolved again.
 //!
-//! One task per name ([`Names::follow`]); cancelling it keeps the answers. A name that was never resolved has no address, and its
-//! target is down; one that cannot be resolved again keeps its last good answer.
+//! One task per name ([`Names::follow`]); cancelling it keeps the answers. A name that was never resolved has no
+//! address, and its target is down; one that cannot be resolved again keeps its last good answer.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +22,8 @@ use tracing::{info, warn};
 use crate::config::{Config, Dns};
 use crate::stats::Counter;
 
-/// How long one question may take, and how often it is asked.
+/// How long one question may take, and how often it is asked, for its packets may be lost. A resolver that has the
+/// answer takes milliseconds.
 const QUESTION: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 2;
 
@@ -71,8 +72,8 @@ impl Names {
         self.known().get(host).map_or(0, |name| name.failures.get())
     }
 
-    /// Something failed on the address of `host`: it is looked up afresh, as soon as its last answer is `dns.min_ttl` old.
-    /// `bad`: the target is out of service, so that another address of the same answer is taken if there is one.
+    /// Something failed on the address of `host`: it is looked up afresh, as soon as its last answer is `dns.min_ttl`
+    /// old. `bad`: the target is out of service, so that another address of the same answer is taken if there is one.
     pub(crate) fn doubt(&self, host: &str, bad: bool) {
         if let Some(name) = self.known().get(host) {
             name.bad.store(bad, Ordering::Relaxed);
@@ -210,8 +211,8 @@ where
     }
 }
 
-/// The address to use: `known` for as long as it is in the answer, so that an answer in another order changes nothing; if it is
-/// bad the one after it. `addresses` is in order and not empty.
+/// The address to use: `known` for as long as it is in the answer, so that an answer in another order changes nothing;
+/// if it is bad the one after it. `addresses` is in order and not empty.
 fn choose(addresses: &[IpAddr], known: Option<IpAddr>, bad: bool) -> Option<IpAddr> {
     let Some(known) = known else { return addresses.first().copied() };
     if addresses.contains(&known) && !bad {
@@ -293,8 +294,8 @@ mod tests {
         assert_eq!(chosen(&[2], Some(2), true), ips(&[2])[0]);
     }
 
-    /// How long after each other a name is looked up whose answers hold for `ttl` seconds, or that has none; with doubts of it
-    /// so many milliseconds after the first look-up. Times are rounded to seconds.
+    /// How long after each other a name is looked up whose answers hold for `ttl` seconds, or that has none; with
+    /// doubts of it so many milliseconds after the first look-up. Times are rounded to seconds.
     async fn gaps(ttl: Option<u64>, doubts: &[u64]) -> Vec<u64> {
         let names = Arc::new(Names::default());
         let dns = Dns { servers: Vec::new(), min_ttl: Duration::from_secs(5), max_ttl: Duration::from_secs(300) };

@@ -1,4 +1,5 @@
-//! Orders of the operator at run time: weights and states of groups and targets, apart from the configuration.
+//! Orders of the operator at run time, apart from the configuration: weights and states of groups and targets, and the
+//! end of their sessions.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! Retransmission timeouts on target legs, as evidence against their targets.
 //!
-//! One task ([`follow`]) looks once a second whether there were any in this network namespace, and only then asks the kernel
-//! for all its TCP sockets (sock_diag), so that it costs the sessions nothing and needs no state for them. Joined sessions have
-//! no such timers here: their clients repeat, which `joined` sees. Cancelling it loses what it knew of stalls that it has told.
+//! One task ([`follow`]) looks once a second whether there were any in this network namespace, and only then asks the
+//! kernel for all its TCP sockets (sock_diag), so that it costs the sessions nothing and needs no state for them.
+//! Joined sessions have no such timers here: their clients repeat, which `joined` sees. Cancelling it loses what it
+//! knew of stalls that it has told.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -23,8 +24,8 @@ use tracing::warn;
 
 use crate::shared::Shared;
 
-/// How often the kernel is asked; a stall lasts for seconds. It walks all its sockets, some 10 ms for 20,000, those of closed
-/// connections included (TIME_WAIT).
+/// How often the kernel is asked; a stall lasts for seconds. It walks all its sockets, some 10 ms for 20,000, those of
+/// closed connections included (TIME_WAIT).
 const ROUND: Duration = Duration::from_secs(1);
 
 /// One timeout may be one lost packet. After the second one the peer was silent for about 0.6 s at least.
@@ -33,13 +34,15 @@ const TIMEOUTS: u8 = 2;
 /// One part of the kernel's answer; it makes none larger than 32 KiB (af_netlink.c).
 const BUFFER: usize = 32 << 10;
 
-/// The counters of the network namespace that opens it; they take some 5 KB.
+/// The counters of the network namespace that opens it.
 const COUNTERS: &str = "/proc/thread-self/net/netstat";
+/// They take some 5 KB, and every kernel adds some.
 const COUNTERS_LENGTH: usize = 32 << 10;
 
 /// linux/sock_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK` (linux/tcp_states.h): those in which data may be on its way.
+/// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK` (linux/tcp_states.h): those in which data may
+/// be on its way.
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 8 | 1 << 9;
 /// `idiag_timer` of a socket that waits for an acknowledgement (inet_diag.c).
 const RETRANSMITTING: u8 = 1;

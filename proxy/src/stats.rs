@@ -193,7 +193,7 @@ pub struct RouteCell {
     pub joins: Counter,
     /// Sessions that a former process had joined.
     pub adoptions: Counter,
-    /// Sessions that were not, in the order of [`NotJoined::ALL`].
+    /// Sessions that were not joined, in the order of [`NotJoined::ALL`].
     not_joined: [Counter; NotJoined::ALL.len()],
     /// Directions that came back from the kernel, in the order of [`Demotion::ALL`].
     demotions: [Counter; Demotion::ALL.len()],

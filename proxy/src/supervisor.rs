@@ -1,9 +1,10 @@
 //! The supervisor: binds everything, starts the workers, serves ([`serving`]), and ends in order.
 //!
-//! Tasks: the admin server, the control socket, those that watch the targets, and two that listen to the eBPF programs.
-//! Threads: the workers, and one that writes the session log. Signals: SIGTERM and SIGINT drain and then end; a second one
-//! ends at once; SIGHUP reloads the configuration, SIGUSR1 opens the session log anew, SIGUSR2 starts a new binary and hands
-//! over to it.
+//! Tasks: the admin server, the control socket, the pulse, those that watch the targets and follow their names, those
+//! that listen to the eBPF programs and to this host's devices (`ways`), those that talk to systemd. Threads: the
+//! workers, and one that writes the session log. Signals: SIGTERM and SIGINT drain and then end; SIGQUIT too, but it
+//! leaves the joined sessions to the next process; a second one ends at once; SIGHUP reloads the configuration, SIGUSR1
+//! opens the session log anew, SIGUSR2 starts a new binary and hands over to it.
 
 mod serving;
 
@@ -238,7 +239,8 @@ impl Admins<'_> {
     }
 }
 
-/// A session needs two descriptors and the usual soft limit is 1024; the hard limit is the operator's word.
+/// A session needs two descriptors at least, its pipes need more, and the usual soft limit is 1024; the hard limit is
+/// the operator's word.
 fn raise_descriptor_limit() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));

@@ -1,10 +1,12 @@
 //! A worker: one thread with a runtime of its own that accepts sessions and keeps each from accept to close.
 //!
-//! Every worker has a listening socket for each address; the kernel spreads connections over them (SO_REUSEPORT).
-//! Which sockets these are the supervisor says ([`Order`]).
-//! Tasks: one acceptor per socket, one per session, one that watches promoted directions, one that shows that the worker
-//! turns. On [`Phase::Draining`] the acceptors take what is already waiting and
-//! close; on [`Phase::Ending`] the sessions are cancelled, which resets them.
+//! Every worker has a listening socket for each address, over which the kernel spreads connections (SO_REUSEPORT); one
+//! that systemd opened they share. Which sockets these are the supervisor says ([`Order`]).
+//!
+//! Tasks: one acceptor per socket, one per session until it is joined, one for all that are joined, one that looks at
+//! legs, one that watches promoted directions, one that shows that the worker turns. On [`Phase::Draining`] the
+//! acceptors take what is already waiting and close; on [`Phase::Ending`] the sessions are cancelled, which resets
+//! them.
 
 use std::collections::HashMap;
 use std::io;
@@ -86,8 +88,8 @@ pub enum WorkerError {
     },
 }
 
-/// Starts worker `index`, which listens as it is told by `orders`. The future ends with the worker, which is when it has
-/// no session left after it was told to drain or end.
+/// Starts worker `index`, which listens as it is told by `orders`. The future ends with the worker, which is when it
+/// has no session left after it was told to drain or end.
 pub(crate) fn start(
     index: usize,
     orders: UnboundedReceiver<Order>,

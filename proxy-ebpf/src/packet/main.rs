@@ -6,6 +6,8 @@
 //! | `packet_raw` | `sched_cls` | the ingress of devices without one: TUN, WireGuard | 5.12 |
 //! | `deaf` | `socket_filter` | both sockets of a joined session | 3.19 |
 //!
+//! Kernels before Linux 6.1 are not supported, whatever these tables say.
+//!
 //! What they call, and since when the kernel has it:
 //!
 //! | helper | for | kernel |

@@ -7,6 +7,7 @@ use crate::leg::Arrival;
 use crate::parse::{ACK, RST, SYN, Segment};
 
 /// What is always in the window, in bytes: a peer may have sent this much before its other end's window was seen here.
+/// Only a floor: the daemon writes more (16 MiB) before it arms a joint.
 const FLOOR: u64 = 1 << 20;
 
 /// The largest window that TCP can announce.

@@ -1,4 +1,5 @@
-//! The pure decisions of landbridge: which target a session gets, and how a session ends.
+//! The pure decisions of landbridge: which target a session gets and whether that one is healthy, on which datapath its
+//! bytes move, when it is joined, how it ends; and what the packet path does with a packet.
 //!
 //! The crate is `no_std`: it has no sockets, no clocks, no runtime and no global random source, and the compiler keeps
 //! it so. Callers pass in time and a seeded generator and carry out what is returned. That makes every decision

@@ -1,4 +1,5 @@
-//! The command line: one file per verb. A verb returns how the process should exit; only `main` exits it.
+//! The command line: the verbs, and a file for each or for those that are alike. A verb returns how the process should
+//! exit; only `main` exits it.
 
 mod check;
 mod client;
@@ -85,7 +86,8 @@ enum Verb {
         #[command(flatten)]
         daemon: Daemon,
     },
-    /// Ends the joined sessions that a daemon has left which runs no more, and removes everything that is pinned for them
+    /// Ends the joined sessions that a daemon has left which runs no more, and removes everything that is pinned for
+    /// them
     Detach,
     /// Says what the kernel offers and whether the fast path works here
     Doctor {
@@ -149,7 +151,8 @@ enum Set {
     State {
         /// GROUP, or GROUP/TARGET by name or address
         of: String,
-        /// active; draining: no new sessions, what is left after runtime.drain_timeout is reset; disabled: all are reset
+        /// active; draining: no new sessions, what is left after runtime.drain_timeout is reset; disabled: all are
+        /// reset
         #[arg(value_parser = AdminState::ALL.map(AdminState::label))]
         state: String,
         /// Prints JSON

@@ -25,7 +25,7 @@ const FALL: u32 = 3;
 const MOST_IN_A_ROW: u32 = 1_000;
 const PATH: &str = "/health";
 const EXPECT: RangeInclusive<u16> = 200..=299;
-/// It is looked for in the answer, of which so much is read: see the prober.
+/// A word or a sentence that is looked for in the answer; the prober reads far more of that.
 const LONGEST_BODY: usize = 1_024;
 /// Longer than any path that a health check has.
 const LONGEST_TEXT: usize = 1_024;

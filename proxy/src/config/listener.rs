@@ -22,7 +22,7 @@ const SILENCE_LIMITS: Limits =
 /// A client that is to wait longer would rather be told to come again.
 const QUEUE_LIMITS: Limits =
     Limits { least: MILLISECOND, most: Duration::from_hours(1), step: MILLISECOND, zero: Some("no queue") };
-/// Sessions are looked at once a second: see `ages`.
+/// Ages are looked at once a second: see `watch`.
 const AGE_LIMITS: Limits = Limits {
     least: Duration::from_secs(1),
     most: Duration::from_hours(30 * 24),

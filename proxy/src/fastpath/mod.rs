@@ -1,9 +1,10 @@
 //! The kernel fast path: the eBPF programs, their maps, and whether this machine can use them.
 //!
 //! The only module that knows aya. Everything in here may say no ([`Unavailable`] for the process, [`PromoteError`] for
-//! one direction, both with stable reasons); the daemon then moves the bytes in user space. Nothing is pinned: when a
-//! [`FastPath`] and all its [`Promoted`] are dropped, or the process ends in any way, the kernel detaches the programs and
-//! frees the maps.
+//! one direction, both with stable reasons); the daemon then moves the bytes in user space. Nothing of sockmap's is
+//! pinned: when a [`FastPath`] and all its [`Promoted`] are dropped, or the process ends in any way, the kernel
+//! detaches the programs and frees the maps. The programs of the packet path, and what outlives the process, are in
+//! [`packet`].
 //!
 //! | program | type | attached to | minimum kernel | capabilities |
 //! |---|---|---|---|---|
@@ -97,9 +98,9 @@ impl FastPath {
     /// Lets the kernel forward what arrives on `source` out of `sink`, beginning with what is queued on `source` now.
     ///
     /// `given` is how many bytes were written to `sink` since it was connected or accepted, those of earlier promotions
-    /// included; all of them must have been taken by `sink` itself (nothing may wait in a buffer or pipe). It is compared
-    /// with what the kernel counted. Blocks for some tens of microseconds. The first promotion of a leg as a source puts
-    /// a socket filter on it, which stays and replaces any other.
+    /// included; all of them must have been taken by `sink` itself (nothing may wait in a buffer or pipe). It is
+    /// compared with what the kernel counted. Blocks for some tens of microseconds. The first promotion of a leg as a
+    /// source puts a socket filter on it, which stays and replaces any other.
     ///
     /// # Errors
     /// Nothing was changed that user space would notice: go on as before. Only after [`PromoteError::OutOfStep`] and
@@ -123,8 +124,8 @@ impl FastPath {
 
     /// Wakes sessions whose directions raise alarms, for ever. One task does it for all; a second call returns at once.
     ///
-    /// While it does not run, [`Promoted::poll_alarm`] shows alarms only when it is polled for another reason. Cancelling it
-    /// ends the alarms for good. Needs a tokio runtime with I/O.
+    /// While it does not run, [`Promoted::poll_alarm`] shows alarms only when it is polled for another reason.
+    /// Cancelling it ends the alarms for good. Needs a tokio runtime with I/O.
     ///
     /// # Errors
     /// The ring buffer cannot be waited for, or the counters not be read.

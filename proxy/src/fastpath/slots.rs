@@ -1,4 +1,5 @@
-//! Which slots of the flow array are free, and whom their alarms wake. Pure: the time is an argument.
+//! Which slots of an array that programs share are free, of flows or of joints, and whom the programs wake for each.
+//! Pure: the time is an argument.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -7,15 +8,16 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 use landbridge_common::Slot;
 
-/// How long a slot rests between two directions. A gate that found the slot before its direction ended may still count
-/// into it; it runs in a softirq that takes microseconds, and even a virtual CPU that is not scheduled comes back before
-/// this. (Verdicts need no such time: a direction ends only after its source's lock was free once.)
+/// How long a slot rests between two uses. A program that found the slot before its direction or session ended may
+/// still write into it; it runs in a softirq that takes microseconds, and even a virtual CPU that is not scheduled
+/// comes back before this. (Verdicts need no such time: a direction ends only after its source's lock was free once.)
 pub(super) const REST: Duration = Duration::from_millis(200);
 
 /// Slots that can rest in addition to those that are in use.
 pub(super) const RESERVE: u32 = 1024;
 
-/// How many wakers are made at a time: they stay, and each on its own would lie between what its first session leaves behind.
+/// How many wakers are made at a time: they stay, and each on its own would lie between what its first session leaves
+/// behind.
 const WAKERS: usize = 64;
 
 /// Free slots, oldest first, and a waker for each slot that was ever used.
@@ -29,7 +31,7 @@ pub(super) struct Slots {
     taken: u32,
 }
 
-/// A slot in use, as long as a task waits for its alarms.
+/// A slot in use, as long as a task waits for what the programs tell of it.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) slot: Slot,

@@ -1,5 +1,5 @@
-//! What the supervisor does while the daemon serves: one event after the other, reloads and upgrades on the way, until the
-//! last worker has ended.
+//! What the supervisor does while the daemon serves: one event after the other, reloads and upgrades on the way, until
+//! the last worker has ended.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -291,6 +291,7 @@ impl Supervisor {
 
 /// So long a relay needs at most to notice that it is to join no more: it looks at least once a second.
 const SETTLE: Duration = Duration::from_secs(2);
+/// A look is one lock, and nobody watches the joined sessions meanwhile.
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 
 /// Leaves the joined sessions to another process while this one goes on; returns the sockets that hold their ports.

@@ -4,7 +4,8 @@ use landbridge_common::packet::{Joint, KNOWN, Leg};
 
 use super::parse::{Facts, flag};
 
-/// What is always in the window, in bytes: a peer may have sent this much before its other end's window was seen.
+/// What is always in the window, in bytes: a peer may have sent this much before its other end's window was seen here.
+/// Only a floor: the daemon writes more (16 MiB) before it arms a joint.
 pub const FLOOR: u64 = 1 << 20;
 
 /// The largest window that TCP can announce, in bytes.

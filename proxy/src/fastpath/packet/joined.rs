@@ -31,7 +31,7 @@ pub enum Ending {
         /// Whether it was the client.
         by_client: bool,
     },
-    /// The programs have given it up: no packet came for a day.
+    /// The programs have given it up: no packet came for as long as its [`Lifetime`] says, or it is too old.
     Dead,
 }
 
@@ -74,12 +74,12 @@ impl Joined {
         self.path.set_owner(self.index, Some((owner, number)));
     }
 
-    /// Turns the sockets into shadows; false while the last acknowledgement is still on its way to one of them, which takes
-    /// microseconds.
+    /// Turns the sockets into shadows; false while the last acknowledgement is still on its way to one of them, which
+    /// takes microseconds.
     ///
     /// # Errors
-    /// A socket has received what it should not, or refuses: the stream may not be whole, reset it. `expected`: the bytes
-    /// that user space has read from each leg.
+    /// A socket has received what it should not, or refuses: the stream may not be whole, reset it. `expected`: the
+    /// bytes that user space has read from each leg.
     pub fn seal(&mut self, expected: [u64; 2]) -> io::Result<bool> {
         for (shadow, expected) in self.shadows.iter().flatten().zip(expected) {
             if TcpInfo::of(shadow.as_fd())?.received != expected {
@@ -132,8 +132,9 @@ impl Joined {
         self.joint().dropped()
     }
 
-    /// Closes the client leg's socket of a session that has ended, in silence: its client may begin another connection by the
-    /// same ports. Repetitions are still sent on, and the port towards the target is taken, until this is dropped.
+    /// Closes the client leg's socket of a session that has ended, in silence: its client may begin another connection
+    /// by the same ports. Repetitions are still sent on, and the port towards the target is taken, until this is
+    /// dropped.
     pub fn release(&mut self) {
         if let Some(shadow) = self.shadows[CLIENT].take() {
             let _refused = repair::stand_aside(shadow.as_fd());
@@ -142,8 +143,8 @@ impl Joined {
 
     /// Asks the peer of a leg (0: the client, 1: the target) for a sign of life.
     ///
-    /// The shadow makes way for one that stands where the connection is now: a peer that knows of no connection resets, and
-    /// only then by the number that ends the joint. What is acknowledged is what the other peer has, and not more.
+    /// The shadow makes way for one that stands where the connection is now: a peer that knows of no connection resets,
+    /// and only then by the number that ends the joint. What is acknowledged is what the other peer has, and not more.
     ///
     /// # Errors
     /// The sockets refuse; there may be no shadow any more.

@@ -1,14 +1,16 @@
 //! The packet datapath: established sessions whose packets are rewritten into each other at the ingress of the devices.
 //!
 //! A session that may be joined is a [`Joining`]: watched, then armed, and at last live by a packet that leaves nothing
-//! unacknowledged. From then on it is a [`Joined`], and its two sockets are silent *shadows* that hold the ports. Nothing
-//! here drops a packet before a joint is live; an attempt that something spoils costs nobody a retransmission.
+//! unacknowledged. From then on it is a [`Joined`], and its two sockets are silent *shadows* that hold the ports.
+//! Nothing here drops a packet before a joint is live; an attempt that something spoils costs nobody a retransmission.
 //!
-//! | program | type | attached to | minimum kernel |
-//! |---|---|---|---|
-//! | `packet_ethernet` | `tc` classifier | ingress of every device with a hardware address (TCX, before 6.6 clsact) | 6.1 |
-//! | `packet_raw` | the same | ingress of every device without: TUN, WireGuard | 6.1 |
-//! | `deaf` | socket filter | the shadows | 6.1 |
+//! | program | type | attached to |
+//! |---|---|---|
+//! | `packet_ethernet` | `tc` classifier | ingress of every device with a hardware address (TCX, before 6.6 clsact) |
+//! | `packet_raw` | the same | ingress of every device without: TUN, WireGuard |
+//! | `deaf` | socket filter | the shadows |
+//!
+//! Linux 6.1 is the oldest that is supported. What the programs use is older, and listed where they are.
 
 mod adopt;
 mod attach;
@@ -105,8 +107,9 @@ pub struct PacketPath {
 }
 
 impl PacketPath {
-    /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is, by this `hook`. With
-    /// `pins` the sessions outlive this process, and [`Self::adopt`] gives those that a former one has left.
+    /// Loads the programs for up to `sessions` joined sessions and attaches them to every device there is, by this
+    /// `hook`. With `pins` the sessions outlive this process, and [`Self::adopt`] gives those that a former one has
+    /// left.
     ///
     /// # Errors
     /// The first reason why this process cannot use it.
@@ -180,8 +183,8 @@ impl PacketPath {
         })
     }
 
-    /// From now on nothing is joined any more, and dropping a joined session leaves it to the next process: the programs and
-    /// the maps stay where they are pinned. False, and nothing has changed, if they are not.
+    /// From now on nothing is joined any more, and dropping a joined session leaves it to the next process: the
+    /// programs and the maps stay where they are pinned. False, and nothing has changed, if they are not.
     pub fn retire(&self) -> bool {
         if self.lock_pins().is_none() {
             return false;
@@ -192,8 +195,8 @@ impl PacketPath {
         true
     }
 
-    /// Lets another process have what is pinned; returns the sockets that hold the ports of the joined sessions. To be called
-    /// after [`Self::retire`], when no session is left here.
+    /// Lets another process have what is pinned; returns the sockets that hold the ports of the joined sessions. To be
+    /// called after [`Self::retire`], when no session is left here.
     pub fn let_go(&self) -> Vec<OwnedFd> {
         // The lock goes with it.
         self.lock_pins().take();
@@ -239,8 +242,8 @@ impl PacketPath {
         Ok(values.iter().sum())
     }
 
-    /// From now on nothing that arrives reaches the socket. All sockets share one program: a filter of their own would cost
-    /// each a page.
+    /// From now on nothing that arrives reaches the socket. All sockets share one program: a filter of their own would
+    /// cost each a page.
     fn deafen(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Program::SocketFilter(deaf)) = programs.program(DEAF) else {
