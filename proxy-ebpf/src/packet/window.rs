@@ -32,12 +32,26 @@ pub(crate) fn newest(leg: *mut Leg) -> u32 {
     }
 }
 
-/// Whether the packet's numbers are near what is expected.
+/// How far `receiver`'s peer has acknowledged what this leg's peer sends, as the latter counts.
+#[inline(always)]
+fn acknowledged(leg: *mut Leg, receiver: *mut Leg) -> u32 {
+    // SAFETY: the map keeps the values in place, aligned to 8 bytes.
+    unsafe {
+        let known = (&raw const (*receiver).acknowledged).read_volatile();
+        if known & KNOWN != 0 { (known as u32).wrapping_sub((*leg).sequence_delta) } else { (*leg).received }
+    }
+}
+
+/// Whether the packet's numbers are near what is expected. Forward they are measured from what the receiver has
+/// acknowledged, which a stranger's packets do not move: else a few of them would leave the peer's own ones behind.
 #[inline(always)]
 pub(crate) fn is_plausible(segment: &Segment, arrival: Arrival) -> bool {
-    let ahead = segment.end().wrapping_sub(newest(arrival.leg)) as i32;
-    let reach = span(arrival.other);
-    if ahead > reach || ahead < -reach {
+    let Arrival { leg, other, .. } = arrival;
+    let end = segment.end();
+    let reach = span(other);
+    let beyond = end.wrapping_sub(acknowledged(leg, other)) as i32;
+    let ahead = end.wrapping_sub(newest(leg)) as i32;
+    if beyond > reach || ahead < -reach {
         return false;
     }
     if segment.flags & RST != 0 {
@@ -47,9 +61,9 @@ pub(crate) fn is_plausible(segment: &Segment, arrival: Arrival) -> bool {
         return false;
     }
     // SAFETY: the map keeps the value in place.
-    let delta = unsafe { (*arrival.other).sequence_delta };
-    let outstanding = newest(arrival.other).wrapping_add(delta).wrapping_sub(segment.acknowledgement) as i32;
-    outstanding >= 0 && outstanding <= span(arrival.leg)
+    let delta = unsafe { (*other).sequence_delta };
+    let outstanding = newest(other).wrapping_add(delta).wrapping_sub(segment.acknowledgement) as i32;
+    outstanding >= 0 && outstanding <= span(leg)
 }
 
 /// Whether `sequence`, as the peer of `leg` counts, is of a packet that was sent on to `receiver` and may be on its

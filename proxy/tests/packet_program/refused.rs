@@ -155,6 +155,34 @@ fn numbers_outside_the_window() {
     refused(&mut rig, &ends, &joint, &Packet { flags: 8, ..packet.clone() }.bytes(), OUT_OF_WINDOW);
 }
 
+/// A stranger who knows the ports and guesses numbers moves what was sent, but never away from what the receiver has had.
+#[test]
+fn forged_packets_leave_the_peers_own_ones_in_the_window() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (ends, mut joint) = live(false);
+    let packet = ends.packet(CLIENT, &joint);
+    let mut taken = 0;
+    for step in 1..=8 {
+        let sequence = packet.sequence.wrapping_add(step * (300 << 10));
+        let forged = Packet { sequence, flags: 24, payload: vec![0; 100], ..packet.clone() }.bytes();
+        let ran = rig.run(Link::Ethernet, &ends, &joint, &forged);
+        taken += u32::from(ran.verdict != OUT_OF_WINDOW);
+        joint = ran.joint;
+    }
+    assert_eq!(taken, 3, "900 KiB, with a window of 1 MiB");
+    let own = Packet { flags: 24, payload: vec![1; 100], ..packet.clone() }.bytes();
+    let ran = rig.run(Link::Ethernet, &ends, &joint, &own);
+    assert!(matches!(ran.verdict, Verdict::Forward(_)), "{:?}", ran.verdict);
+
+    // What the receiver acknowledges moves the window on.
+    let other = ends.packet(TARGET, &joint);
+    let acknowledgement = other.acknowledgement.wrapping_add(300 << 10);
+    joint = rig.run(Link::Ethernet, &ends, &joint, &Packet { acknowledgement, ..other }.bytes()).joint;
+    let sequence = packet.sequence.wrapping_add(1200 << 10);
+    let ran = rig.run(Link::Ethernet, &ends, &joint, &Packet { sequence, ..packet }.bytes());
+    assert!(matches!(ran.verdict, Verdict::Forward(_)), "{:?}", ran.verdict);
+}
+
 #[test]
 fn no_way_to_the_peer() {
     let Some(mut rig) = Rig::new() else { return };

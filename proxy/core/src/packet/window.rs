@@ -21,12 +21,19 @@ pub fn newest(leg: &Leg) -> u32 {
     if leg.newest & KNOWN != 0 { leg.newest as u32 } else { leg.received }
 }
 
-/// Whether the packet's numbers are near what is expected: its end within the receiver's window around the newest one,
-/// its acknowledgement of something that was sent and not long ago.
+/// How far the receiver's peer has acknowledged what this leg's peer sends, as the latter counts.
+fn acknowledged(leg: &Leg, receiver: &Leg) -> u32 {
+    let known = receiver.acknowledged;
+    if known & KNOWN != 0 { (known as u32).wrapping_sub(leg.sequence_delta) } else { leg.received }
+}
+
+/// Whether the packet's numbers are near what is expected: its end no further than a window beyond what the receiver has
+/// acknowledged, and no further behind the newest one; its acknowledgement of something that was sent and not long ago.
 pub fn is_plausible(joint: &Joint, side: usize, facts: &Facts) -> bool {
     let (leg, other) = (&joint.legs[side], &joint.legs[1 - side]);
+    let beyond = i64::from(facts.end().wrapping_sub(acknowledged(leg, other)) as i32);
     let ahead = i64::from(facts.end().wrapping_sub(newest(leg)) as i32);
-    if ahead.abs() > span(other) {
+    if beyond > span(other) || ahead < -span(other) {
         return false;
     }
     if facts.has(flag::RST) {
