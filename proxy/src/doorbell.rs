@@ -5,10 +5,13 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use nix::libc;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Duration, Instant, sleep_until};
+
+use crate::netlink::socket;
 
 /// From one ring to the next: whoever hears it looks at everything, and a routing daemon changes thousands of routes in a row.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -22,9 +25,12 @@ pub(crate) struct Doorbell {
 impl Doorbell {
     /// Rings for the groups `RTMGRP_*` (linux/rtnetlink.h) from now on. Needs a tokio runtime with I/O.
     pub(crate) fn new(groups: u32) -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let bell = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-        bind(bell.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Self::of(libc::NETLINK_ROUTE, groups)
+    }
+
+    /// The same for groups of another part of the kernel, `NETLINK_*`.
+    pub(crate) fn of(part: libc::c_int, groups: u32) -> io::Result<Self> {
+        let bell = socket(part, groups)?;
         // SAFETY: the descriptor is owned by what is registered, and stays open until that is dropped.
         let netlink = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
         Ok(Self { netlink, not_before: Instant::now() })

@@ -17,6 +17,7 @@ mod looks;
 mod memory;
 mod names;
 pub mod net;
+mod netlink;
 mod operate;
 mod places;
 mod privileges;

@@ -9,19 +9,17 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use landbridge_core::select::TargetId;
 use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
-};
+use nix::sys::socket::AddressFamily;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
+use crate::netlink::Netlink;
 use crate::shared::Shared;
 
 /// How often the kernel is asked; a stall lasts for seconds. It walks all its sockets, some 10 ms for 20,000, those of
@@ -30,9 +28,6 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// One timeout may be one lost packet. After the second one the peer was silent for about 0.6 s at least.
 const TIMEOUTS: u8 = 2;
-
-/// One part of the kernel's answer; it makes none larger than 32 KiB (af_netlink.c).
-const BUFFER: usize = 32 << 10;
 
 /// The counters of the network namespace that opens it.
 const COUNTERS: &str = "/proc/thread-self/net/netstat";
@@ -47,8 +42,7 @@ const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 8 | 1 << 9;
 /// `idiag_timer` of a socket that waits for an acknowledgement (inet_diag.c).
 const RETRANSMITTING: u8 = 1;
 
-/// The length of `struct nlmsghdr`, and of `struct inet_diag_msg` after it.
-const HEADER: usize = 16;
+/// The length of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
 
 /// A socket that waits for an acknowledgement again and again.
@@ -70,7 +64,7 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 }
 
 async fn listen(shared: &Shared) -> io::Result<()> {
-    let diag = open()?;
+    let diag = Netlink::open(libc::NETLINK_SOCK_DIAG)?;
     // Without the counters every round asks.
     let counters = File::open(COUNTERS).ok();
     let mut before = None;
@@ -118,62 +112,20 @@ fn timeouts_in(text: &str) -> Option<u64> {
     value.parse().ok()
 }
 
-fn open() -> io::Result<OwnedFd> {
-    let diag = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    bind(diag.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-    Ok(diag)
-}
-
 /// The stalls of one address family.
-fn ask(diag: &OwnedFd, family: AddressFamily) -> io::Result<Vec<Stall>> {
-    send(diag.as_raw_fd(), &question(family), MsgFlags::empty())?;
+fn ask(diag: &Netlink, family: AddressFamily) -> io::Result<Vec<Stall>> {
     let mut stalls = Vec::new();
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        // The next part is there before the last one is handed out: this never has to wait.
-        let length = recv(diag.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
-        if read(&buffer[..length], &mut stalls)? {
-            return Ok(stalls);
-        }
-    }
+    diag.list(SOCK_DIAG_BY_FAMILY, &question(family), |message| stalls.extend(message.first_chunk().and_then(stall)))?;
+    Ok(stalls)
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2` (linux/inet_diag.h): all TCP sockets in [`STATES`].
-fn question(family: AddressFamily) -> Vec<u8> {
-    const REQUEST: usize = 56;
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    let mut question = Vec::with_capacity(HEADER + REQUEST);
-    question.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
-    question.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    question.extend(flags.to_ne_bytes());
-    // Sequence number and port: one question at a time needs neither.
-    question.extend([0; 8]);
-    question.extend([family as u8, libc::IPPROTO_TCP as u8, 0, 0]);
-    question.extend(STATES.to_ne_bytes());
+/// `struct inet_diag_req_v2` (linux/inet_diag.h): all TCP sockets in [`STATES`].
+fn question(family: AddressFamily) -> [u8; 56] {
+    let mut question = [0; 56];
+    question[..2].copy_from_slice(&[family as u8, libc::IPPROTO_TCP as u8]);
+    question[4..8].copy_from_slice(&STATES.to_ne_bytes());
     // No address to look for.
-    question.resize(HEADER + REQUEST, 0);
     question
-}
-
-/// Takes the stalls out of one part of an answer; whether it was the last one.
-fn read(mut part: &[u8], stalls: &mut Vec<Stall>) -> io::Result<bool> {
-    while let Some((header, _)) = part.split_at_checked(HEADER) {
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let Some(body) = part.get(HEADER..length) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer of sock_diag is cut"));
-        };
-        match i32::from(u16::from_ne_bytes([header[4], header[5]])) {
-            libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => {
-                let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                return Err(io::Error::from_raw_os_error(-code));
-            }
-            _ => stalls.extend(body.first_chunk().and_then(stall)),
-        }
-        // Messages begin at multiples of four bytes.
-        part = part.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(false)
 }
 
 /// `struct inet_diag_msg`: family, state, timer and timeouts in a row, two ports, two addresses, a device, the cookie.
@@ -205,14 +157,6 @@ mod tests {
         message
     }
 
-    fn part(kind: i32, body: &[u8]) -> Vec<u8> {
-        let mut part = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
-        part.extend((kind as u16).to_ne_bytes());
-        part.extend([0; 10]);
-        part.extend(body);
-        part
-    }
-
     #[test]
     fn only_repeated_timeouts_are_stalls() {
         let peer = "10.0.0.1:8000".parse().unwrap();
@@ -229,17 +173,5 @@ mod tests {
             assert_eq!(timeouts_in(other), None, "{other:?}");
         }
         assert!(timeouts(&File::open(COUNTERS).unwrap()).is_some());
-    }
-
-    #[test]
-    fn answers_come_in_parts_and_may_be_errors() {
-        let socket = part(i32::from(SOCK_DIAG_BY_FAMILY), &message(RETRANSMITTING, 3));
-        let mut stalls = Vec::new();
-        assert!(!read(&[socket.clone(), socket.clone()].concat(), &mut stalls).unwrap());
-        assert!(read(&[socket.clone(), part(libc::NLMSG_DONE, &[0; 4])].concat(), &mut stalls).unwrap());
-        assert_eq!(stalls.len(), 3);
-        let refused = read(&part(libc::NLMSG_ERROR, &(-libc::EPERM).to_ne_bytes()), &mut stalls);
-        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
-        assert!(read(&socket[..40], &mut stalls).is_err());
     }
 }

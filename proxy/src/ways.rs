@@ -70,6 +70,7 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
     };
     info!("packet datapath: loaded");
     let (events, devices) = (Arc::clone(&path).run_events(), Arc::clone(&path).follow_devices());
+    let policies = Arc::clone(&path).follow_policies();
     tokio::spawn(async move {
         if let Err(error) = events.await {
             error!("the packet datapath's events are no longer heard: {}", chain(&error));
@@ -78,6 +79,11 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
     tokio::spawn(async move {
         if let Err(error) = devices.await {
             error!("new network devices are no longer seen: {}", chain(&error));
+        }
+    });
+    tokio::spawn(async move {
+        if let Err(error) = policies.await {
+            error!("new IPsec policies are no longer seen: {}", chain(&error));
         }
     });
     Ok(path)

@@ -53,6 +53,13 @@ impl Daemon {
         Ok(Self { process, host: host.clone(), wrapper, config: file, folder })
     }
 
+    /// The same where it cannot let the kernel tell its programs routes, as before Linux 6.4.
+    pub fn start_without_routes(host: &Host, config: &Config) -> Result<Self> {
+        const READ_ONLY: &str =
+            "mount --bind /proc/sys/net /proc/sys/net && mount -o remount,bind,ro /proc/sys/net && exec \"$@\"";
+        Self::start_by(&["unshare", "--mount", "sh", "-c", READ_ONLY, "sh"], host, config)
+    }
+
     /// Ends it by a signal, whatever comes of that, and starts it again with the same configuration file.
     pub fn restart(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)?;

@@ -104,6 +104,45 @@ fn a_target_whose_route_has_timestamps_in_microseconds() -> Result<()> {
     not_joined(daemon, client, "timestamp_clock")
 }
 
+/// They need not concern the session: which packets they concern is not asked.
+#[test]
+fn ipsec_policies() -> Result<()> {
+    const POLICY: &str = "dir out src 192.0.2.0/24 dst 198.51.100.0/24";
+    let (net, _echo, mut daemon) = scene()?;
+    for (change, reason) in [("add", Some("ipsec")), ("delete", None)] {
+        net.proxy.ip(&format!("xfrm policy {change} {POLICY}"))?;
+        let known = if reason.is_some() { "there are IPsec policies" } else { "there are no IPsec policies any more" };
+        eventually(known, || {
+            let log = daemon.process().stderr();
+            ensure!(log.contains(known), "{log}");
+            Ok(())
+        })?;
+        let mut client = net.client.connect(daemon.v4())?;
+        for _ in 0..ROUNDS {
+            client.expect_echo(b"question")?;
+        }
+        let metrics = daemon.metrics()?;
+        ensure!(metrics.value(FALLBACKS, &[("reason", "ipsec")]) == 1.0, "{}", metrics.lines(FALLBACKS));
+        ensure!(metrics.value(JOINS, &[]) == f64::from(reason.is_none()), "{change}");
+    }
+    daemon.stop_at_once().map(drop)
+}
+
+/// Only what is sent with the protocol known has a way there.
+#[test]
+fn a_way_that_nobody_tells() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let target = echo.address().ip();
+    net.proxy.ip(&format!("route add {target} dev target0 table 100"))?;
+    net.proxy.ip(&format!("rule add to {target} ipproto tcp lookup 100"))?;
+    net.proxy.ip(&format!("route add unreachable {target}"))?;
+    let config = Config::single(echo.address()).listener("datapath = \"packet\"");
+    let daemon = Daemon::start_without_routes(&net.proxy, &config)?;
+    let client = net.client.connect(daemon.v4())?;
+    not_joined(daemon, client, "device")
+}
+
 /// The client was told how much it may send when the way was wider.
 #[test]
 fn a_way_to_the_target_that_becomes_narrow_before_the_session_rests() -> Result<()> {

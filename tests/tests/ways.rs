@@ -95,6 +95,53 @@ fn a_device_that_goes_and_comes_again() -> Result<()> {
     leave(daemon, client)
 }
 
+/// As an interface that a bridge or a bond takes in: what arrives on it arrives on the other device again.
+#[test]
+fn a_device_that_becomes_a_part_of_another() -> Result<()> {
+    let (net, echo, daemon, mut before) = scene()?;
+    let near = net.proxy_towards(0);
+    for arguments in [
+        "link add bridge type bridge",
+        "link set bridge up",
+        "link set target0 master bridge",
+        "addr flush dev target0",
+        &format!("addr add {near}/24 dev bridge"),
+    ] {
+        net.proxy.ip(arguments)?;
+    }
+    net.targets[0].ip("neigh flush dev eth0")?;
+    before.expect_echo(b"by the bridge")?;
+    is_forwarded(&net.proxy, &mut before)?;
+    let mut after = join(&daemon, &net.client, daemon.v4(), 2)?;
+    is_forwarded(&net.proxy, &mut after)?;
+    drop(before);
+    daemon.wait_ended(1, "client_closed")?;
+    drop(after);
+    daemon.wait_ended(2, "client_closed")?;
+    drop(daemon);
+
+    // The same for a daemon that finds it so.
+    let daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    let mut client = join(&daemon, &net.client, daemon.v4(), 1)?;
+    is_forwarded(&net.proxy, &mut client)?;
+    leave(daemon, client)
+}
+
+/// As a service's address that several hosts have. Packets leave by the device that leads to the peer, not by the one that
+/// has the address.
+#[test]
+fn an_address_on_loopback_where_programs_are_told_no_routes() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let service = SocketAddr::new("192.0.2.7".parse()?, LISTENER_PORT);
+    net.proxy.ip(&format!("addr add {}/32 dev lo", service.ip()))?;
+    net.client.ip(&format!("route add {} dev eth0", service.ip()))?;
+    let daemon = Daemon::start_without_routes(&net.proxy, &Config::single(echo.address()))?;
+    let mut client = join(&daemon, &net.client, service, 1)?;
+    is_forwarded(&net.proxy, &mut client)?;
+    leave(daemon, client)
+}
+
 /// As after a failover between two routers, or when a virtual machine moves.
 #[test]
 fn another_hardware_address_at_either_end() -> Result<()> {

@@ -215,6 +215,10 @@ pub enum NotJoined {
     TargetSegments,
     /// As many sessions are joined as may be.
     Full,
+    /// There are IPsec policies, which joined packets are not held against.
+    Ipsec,
+    /// It is not known by which device packets would leave, or it has no program.
+    Device,
     /// A socket or a map of the kernel did not do what was asked.
     Kernel,
     /// The process leaves its joined sessions to another one, and joins no more.
@@ -225,13 +229,15 @@ pub enum NotJoined {
 
 impl NotJoined {
     /// Every reason, in a fixed order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::LocalPeer,
         Self::Options,
         Self::Clock,
         Self::ClientSegments,
         Self::TargetSegments,
         Self::Full,
+        Self::Ipsec,
+        Self::Device,
         Self::Kernel,
         Self::Retired,
         Self::NeverQuiet,
@@ -246,6 +252,8 @@ impl NotJoined {
             Self::ClientSegments => "client_mss",
             Self::TargetSegments => "target_mss",
             Self::Full => "joints_full",
+            Self::Ipsec => "ipsec",
+            Self::Device => "device",
             Self::Kernel => "join_refused",
             Self::Retired => "retired",
             Self::NeverQuiet => "never_quiet",

@@ -18,7 +18,7 @@ use super::{Exit, client};
 use crate::admin::api::Status;
 use crate::chain::chain;
 use crate::fastpath::kernel::{BTF, Kernel, NEEDED};
-use crate::fastpath::packet::PacketPath;
+use crate::fastpath::packet::{Ground, PacketPath};
 use crate::fastpath::version::{GOOD, Version};
 use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
@@ -37,14 +37,14 @@ pub(super) fn doctor(config: Option<&Path>, (socket, balancer): (&Path, Duration
         Err(exit) => return Ok(exit),
     };
     let packet = PacketPath::examine();
-    let devices = packet.as_ref().ok().cloned();
+    let ground = packet.as_ref().ok().cloned();
     let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), packet);
     let status = client::get::<Status>(socket, "/status");
     if let Some(config) = config {
         let daemon = status.as_ref().ok().map(|status| status.process);
         report.checks.extend(Host::observe(daemon).checks(&config));
-        if let Some(devices) = devices {
-            report.checks.extend(joins::checks(&config, &devices)?);
+        if let Some(ground) = ground {
+            report.checks.extend(joins::checks(&config, &ground)?);
         }
     }
     report.checks.extend(idle::checks(&status, balancer));
@@ -89,7 +89,7 @@ impl Report {
         kernel: &Kernel,
         object: Option<&[u8]>,
         fast_path: Result<Arc<FastPath>, Unavailable>,
-        packet: Result<Vec<String>, Unavailable>,
+        packet: Result<Ground, Unavailable>,
     ) -> Self {
         let mut checks = vec![version_check(&kernel.release, kernel.version())];
         for capability in NEEDED {
@@ -176,11 +176,11 @@ fn fast_path_checks(fast_path: &Result<Arc<FastPath>, Unavailable>) -> Vec<Check
 }
 
 /// Whether the packet datapath loads, and where it would look.
-fn packet_check(packet: Result<Vec<String>, Unavailable>) -> Check {
+fn packet_check(packet: Result<Ground, Unavailable>) -> Check {
     const NAME: &str = "packet datapath";
     match packet {
-        Ok(devices) if devices.is_empty() => Check::good(NAME, "loaded; no device but loopback is up"),
-        Ok(devices) => Check::good(NAME, format!("loaded; for the devices {}", devices.join(", "))),
+        Ok(Ground { devices, .. }) if devices.is_empty() => Check::good(NAME, "loaded; no device but loopback is up"),
+        Ok(Ground { devices, .. }) => Check::good(NAME, format!("loaded; for the devices {}", devices.join(", "))),
         Err(why) => Check::bad(NAME, chain(&why), why.remedy()),
     }
 }

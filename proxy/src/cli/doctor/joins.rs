@@ -9,16 +9,16 @@ use tokio::runtime::Builder;
 use super::check::Check;
 use super::host::{Device, device_towards};
 use crate::config::{Config, Group, Target};
-use crate::fastpath::packet::{Way, prospect};
+use crate::fastpath::packet::{Ground, Way, prospect};
 use crate::net::dial::{Opening, dial};
 use crate::net::path;
 use crate::tcp::TcpInfo;
 
-/// One check for each pair. `devices`: those that the programs can be attached to. Connects to each target once.
+/// One check for each pair. Connects to each target once.
 ///
 /// # Errors
 /// There is no runtime to connect in.
-pub(super) fn checks(config: &Config, devices: &[String]) -> io::Result<Vec<Check>> {
+pub(super) fn checks(config: &Config, ground: &Ground) -> io::Result<Vec<Check>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut checks = Vec::new();
     for (index, group) in config.groups.iter().enumerate() {
@@ -29,7 +29,7 @@ pub(super) fn checks(config: &Config, devices: &[String]) -> io::Result<Vec<Chec
             let way = way(group, target, options);
             for listener in config.listeners.iter().filter(|listener| listener.groups.contains(&index)) {
                 let name = format!("{} to {}/{}", listener.name, group.name, target.name);
-                checks.push(match prospect(listener, way.as_ref(), devices) {
+                checks.push(match prospect(listener, way.as_ref(), ground) {
                     Ok(detail) => Check::good(name, detail),
                     Err(why) => Check::bad(name, format!("not joined: {why}"), why.remedy()),
                 });

@@ -33,13 +33,13 @@ impl Hook {
 }
 
 /// Attaches to a device, by index and name: in the place of the program of a former process, if that is there, so that no
-/// packet comes in between. Without `pins` it ends with the process.
+/// packet comes in between. Without `pins` it ends with what is returned.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     device: (u32, &str),
     hook: Hook,
     pins: Option<&Pins>,
-) -> Result<(), AttachError> {
+) -> Result<Option<SchedClassifierLink>, AttachError> {
     match hook {
         Hook::Tcx => attach_link(program, device, pins),
         Hook::Clsact => attach_filter(program, device.1, pins),
@@ -50,7 +50,7 @@ fn attach_link(
     program: &mut SchedClassifier,
     (index, name): (u32, &str),
     pins: Option<&Pins>,
-) -> Result<(), AttachError> {
+) -> Result<Option<SchedClassifierLink>, AttachError> {
     if let Some(pins) = pins
         && let Some(former) = pins.link(index)
     {
@@ -58,7 +58,7 @@ fn attach_link(
             // The pin stays; this descriptor of it need not.
             Ok(link) => {
                 drop(program.take_link(link)?);
-                return Ok(());
+                return Ok(None);
             }
             // Another device had this index.
             Err(error) => {
@@ -69,23 +69,27 @@ fn attach_link(
     }
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
     let link = program.attach_with_options(name, TcAttachType::Ingress, order)?;
-    if let Some(pins) = pins {
-        let link = FdLink::try_from(program.take_link(link)?)?;
-        pins.keep(index, link)?;
-    }
-    Ok(())
+    let link = program.take_link(link)?;
+    let Some(pins) = pins else { return Ok(Some(link)) };
+    pins.keep(index, FdLink::try_from(link)?)?;
+    Ok(None)
 }
 
 /// The priority of all filters that outlive their process: one that is neither chosen by people nor, from 49,152 down, by the
 /// kernel.
 const PRIORITY: u16 = 27_746;
 
-fn attach_filter(program: &mut SchedClassifier, name: &str, pins: Option<&Pins>) -> Result<(), AttachError> {
+fn attach_filter(
+    program: &mut SchedClassifier,
+    name: &str,
+    pins: Option<&Pins>,
+) -> Result<Option<SchedClassifierLink>, AttachError> {
     // Where the discipline is there already this fails.
     let _exists = tc::qdisc_add_clsact(name);
     let Some(pins) = pins else {
-        program.attach_with_options(name, TcAttachType::Ingress, TcAttachOptions::Netlink(NlOptions::default()))?;
-        return Ok(());
+        let options = TcAttachOptions::Netlink(NlOptions::default());
+        let link = program.attach_with_options(name, TcAttachType::Ingress, options)?;
+        return Ok(Some(program.take_link(link)?));
     };
     let link = match program.attach_to_link(filter(name, pins)?) {
         Ok(link) => link,
@@ -96,7 +100,7 @@ fn attach_filter(program: &mut SchedClassifier, name: &str, pins: Option<&Pins>)
     };
     // It is a few numbers, and takes the filter away when it is dropped.
     mem::forget(program.take_link(link)?);
-    Ok(())
+    Ok(None)
 }
 
 /// The filter that a daemon with this state has on the device, or would have: it is found by numbers alone.
@@ -109,14 +113,24 @@ fn handle(pins: &Pins) -> TcHandle {
     TcHandle::from(pins.number())
 }
 
+/// Takes what outlives its process off a device, by index and name. There may be nothing.
+pub(super) fn detach((index, name): (u32, &str), hook: Hook, pins: &Pins) {
+    match hook {
+        Hook::Tcx => pins.forget_link(index),
+        Hook::Clsact => {
+            let detached = filter(name, pins).and_then(|filter| filter.detach().map_err(AttachError::from));
+            if let Err(error) = detached {
+                debug!(device = name, "no filter is removed: {}", chain(&*error));
+            }
+        }
+    }
+}
+
 /// Takes what outlives its process off all devices of this network namespace, and removes the state.
 pub(super) fn remove(pins: &Pins, hook: Hook) {
     if hook == Hook::Clsact {
         for device in if_nameindex().iter().flatten() {
-            let filter = filter(&device.name().to_string_lossy(), pins);
-            if let Err(error) = filter.and_then(|filter| filter.detach().map_err(AttachError::from)) {
-                debug!(device = ?device.name(), "no filter is removed: {}", chain(&*error));
-            }
+            detach((device.index(), &device.name().to_string_lossy()), hook, pins);
         }
     }
     pins.remove();

@@ -1,8 +1,9 @@
-//! The devices that the programs are attached to: every one that is up, but loopback.
+//! The devices that the programs are attached to: every one that is up, but loopback and the parts of others.
 //!
 //! Devices come and go, as a VPN's does when it reconnects. The kernel tells that something changed; what there is now is then
 //! read anew.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
@@ -11,13 +12,14 @@ use std::sync::{Arc, PoisonError};
 
 use aya::Ebpf;
 use aya::programs::{Program, SchedClassifier};
+use aya::util::KernelVersion;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::net::if_::{InterfaceFlags, if_nameindex, if_nametoindex};
 use tracing::{debug, info, warn};
 
-use super::PacketPath;
-use super::attach::attach;
+use super::attach::{attach, detach};
+use super::{PacketPath, links};
 use crate::chain::chain;
 use crate::doorbell::Doorbell;
 use crate::fastpath::unavailable::LoadError;
@@ -29,6 +31,9 @@ const RAW: &str = "packet_raw";
 /// Links and addresses of both families (linux/rtnetlink.h).
 const GROUPS: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
 
+/// Programs are told routes without a neighbour, which `bpf_redirect_neigh` finds (`BPF_FIB_LOOKUP_SKIP_NEIGH`).
+const SINCE: KernelVersion = KernelVersion::new(6, 4, 0);
+
 /// Hands both programs to the kernel.
 pub(super) fn load(programs: &mut Ebpf) -> Result<(), LoadError> {
     for name in [ETHERNET, RAW] {
@@ -39,8 +44,10 @@ pub(super) fn load(programs: &mut Ebpf) -> Result<(), LoadError> {
 }
 
 /// The kernel tells a program its routes only if the device that the packet is said to come from forwards. For packets of
-/// this host that is loopback, where the setting has no other effect: what comes from there is never forwarded.
-pub(super) fn let_routes_be_asked() {
+/// this host that is loopback, where the setting has no other effect: what comes from there is never forwarded. Returns whether
+/// programs are told routes now.
+pub(super) fn let_routes_be_asked() -> bool {
+    let mut can_be_asked = KernelVersion::current().is_ok_and(|version| version >= SINCE);
     for family in ["ipv4", "ipv6"] {
         let path = format!("/proc/sys/net/{family}/conf/lo/forwarding");
         let set = match fs::read_to_string(&path) {
@@ -49,10 +56,12 @@ pub(super) fn let_routes_be_asked() {
             Err(error) => Err(error),
         };
         if let Err(error) = set {
-            // Then packets leave through the device that has the leg's address.
+            // Then packets leave by the device that was found when the session was joined.
+            can_be_asked = false;
             info!(path, "the packet datapath cannot follow the routes, for this cannot be set to 1: {error}");
         }
     }
+    can_be_asked
 }
 
 fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
@@ -65,8 +74,11 @@ fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedCla
 /// What there is now.
 #[derive(Debug, Default)]
 struct Present {
-    /// Every device that is up but loopback, by index, with its name and the program that fits.
+    /// Every device to attach to, by index, with its name and the program that fits.
     devices: HashMap<u32, (String, &'static str)>,
+    /// The devices that are a part of another one, by index and name. A packet would be seen twice, and what its first look
+    /// has changed would be taken for granted at the second.
+    parts: Vec<(u32, String)>,
     /// The indexes of all devices, whether they can be attached to or not.
     all: HashSet<u32>,
     locals: HashMap<IpAddr, u32>,
@@ -92,7 +104,7 @@ impl PacketPath {
             // They are the next process's.
             return;
         }
-        let Present { devices, all, locals } = match present() {
+        let Present { devices, parts, all, locals } = match present() {
             Ok(present) => present,
             Err(error) => {
                 warn!("cannot list the network devices: {error}");
@@ -100,23 +112,30 @@ impl PacketPath {
             }
         };
         *self.locals.write().unwrap_or_else(PoisonError::into_inner) = locals;
-        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attached = self.lock_attached();
         // A device that goes down keeps its program.
-        attached.retain(|index| all.contains(index));
+        attached.retain(|index, _| all.contains(index));
         let pins = self.lock_pins();
         if let Some(pins) = &*pins {
             pins.linked().into_iter().filter(|index| !all.contains(index)).for_each(|index| pins.forget_link(index));
         }
+        for (index, name) in &parts {
+            attached.remove(index);
+            if let Some(pins) = &*pins {
+                detach((*index, name), self.hook, pins);
+            }
+        }
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, (name, program)) in devices {
-            if !attached.insert(index) {
-                continue;
-            }
+            let Entry::Vacant(entry) = attached.entry(index) else { continue };
             let Some(program) = classifier(&mut programs, program) else { continue };
-            match attach(program, (index, &name), self.hook, pins.as_ref()) {
-                Ok(()) => debug!(device = name, "the packet datapath is attached"),
-                Err(error) => warn!(device = name, "the packet datapath cannot be attached: {}", chain(&*error)),
+            let link = attach(program, (index, &name), self.hook, pins.as_ref());
+            match &link {
+                Ok(_) => debug!(device = name, "the packet datapath is attached"),
+                Err(error) => warn!(device = name, "the packet datapath cannot be attached: {}", chain(&**error)),
             }
+            // It is not tried again and again.
+            entry.insert(link.ok().flatten());
         }
     }
 }
@@ -149,6 +168,7 @@ fn present() -> io::Result<Present> {
         }
     }
     present.all = if_nameindex()?.iter().map(|interface| interface.index()).collect();
+    let parts = links::parts()?;
     for name in usable {
         let program = match hardware.get(&name) {
             Some(&libc::ARPHRD_ETHER) => ETHERNET,
@@ -157,8 +177,10 @@ fn present() -> io::Result<Present> {
             Some(_other) => continue,
         };
         // It may have gone since.
-        if let Ok(index) = if_nametoindex(name.as_str()) {
-            present.devices.insert(index, (name, program));
+        match if_nametoindex(name.as_str()) {
+            Ok(index) if parts.contains(&index) => present.parts.push((index, name)),
+            Ok(index) => drop(present.devices.insert(index, (name, program))),
+            Err(_gone) => {}
         }
     }
     Ok(present)

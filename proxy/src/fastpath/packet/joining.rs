@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -77,6 +78,9 @@ impl PacketPath {
         books: [Books; 2],
         ask: bool,
     ) -> Result<Joining, NotJoined> {
+        if self.has_policies.load(Relaxed) {
+            return Err(NotJoined::Ipsec);
+        }
         let kernel = |_error: io::Error| NotJoined::Kernel;
         let mut addresses_of = [None; 2];
         let mut facts = [None; 2];
@@ -100,11 +104,11 @@ impl PacketPath {
         };
         eligible(&client_facts, &target_facts)?;
 
-        let device = |leg, local: SocketAddr| match repair::bound_device(leg)? {
+        let device = |leg, (local, peer): (SocketAddr, SocketAddr)| match repair::bound_device(leg).map_err(kernel)? {
             Some(device) => Ok((device, true)),
-            None => Ok((self.device_of(local.ip()).unwrap_or(0), false)),
+            None => Ok((self.device_for(local.ip(), peer.ip())?, false)),
         };
-        let devices = [device(legs[0], client.0).map_err(kernel)?, device(legs[1], target.0).map_err(kernel)?];
+        let devices = [device(legs[0], client)?, device(legs[1], target)?];
         let flags = if client_facts.options & join::TIMESTAMPS != 0 { packet::TIMESTAMPS } else { 0 };
         let taken = self.take_joint().ok_or(NotJoined::Full)?;
         self.joint(taken.slot).begin(taken.slot, IDLE_LIMIT, flags);

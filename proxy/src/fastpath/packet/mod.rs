@@ -20,22 +20,25 @@ mod events;
 mod joined;
 mod joining;
 mod joint;
+mod links;
 mod pins;
+mod policies;
 mod prospect;
 mod repair;
 mod sample;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::Program;
+use aya::programs::{Program, tc::SchedClassifierLink};
 use aya::{Ebpf, EbpfLoader};
 use landbridge_common::packet::{Joint, LegRef, PacketCounter, Tuple};
+use landbridge_core::join::NotJoined;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +51,7 @@ pub use self::joining::{Books, Joining, Stand};
 use self::joint::JointCell;
 pub use self::joint::{Lifetime, Seen};
 pub use self::pins::{PinError, Pins};
-pub use self::prospect::{Hindrance, Way, prospect};
+pub use self::prospect::{Ground, Hindrance, Way, prospect};
 pub use self::sample::LegSample;
 use super::kernel::Kernel;
 use super::mapped::Mapped;
@@ -63,6 +66,9 @@ pub use super::PACKET_OBJECT as OBJECT;
 const PINNED: [&str; 3] = [JOINTS, LEGS, COUNTERS];
 
 const DEAF: &str = "deaf";
+
+/// The index of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
 
 const LEGS: &str = "LEGS";
 const JOINTS: &str = "JOINTS";
@@ -92,9 +98,12 @@ pub struct PacketPath {
     events: Mutex<Option<RingBuf<MapData>>>,
     counters: PerCpuArray<MapData, u64>,
     hook: Hook,
-    /// The indexes of the devices that have a program.
-    attached: Mutex<HashSet<u32>>,
-    // Owns the programs, and the attachments that are not pinned.
+    /// Whether the programs are told routes.
+    tells_routes: bool,
+    /// Whether there are IPsec policies.
+    has_policies: AtomicBool,
+    /// The devices that have a program, by index, with the attachments that are not pinned.
+    attached: Mutex<std::collections::HashMap<u32, Option<SchedClassifierLink>>>,
     programs: Mutex<Ebpf>,
     /// Where the state outlives this process; `None`: it does not.
     pins: Mutex<Option<Pins>>,
@@ -114,19 +123,23 @@ impl PacketPath {
     /// # Errors
     /// The first reason why this process cannot use it.
     pub fn start(sessions: u32, pins: Option<Pins>, hook: Hook) -> Result<Arc<Self>, Unavailable> {
-        let path = Self::loaded(sessions, pins, hook)?;
-        devices::let_routes_be_asked();
+        let mut path = Self::loaded(sessions, pins, hook)?;
+        path.tells_routes = devices::let_routes_be_asked();
+        path.look_at_policies();
         path.attach_devices();
         Ok(Arc::new(path))
     }
 
-    /// Loads the programs, attaches them to nothing, and says to which devices they would be attached.
+    /// Loads the programs, attaches them to nothing, and says what they would find.
     ///
     /// # Errors
     /// The first reason why this process cannot use the packet datapath.
-    pub fn examine() -> Result<Vec<String>, Unavailable> {
+    pub fn examine() -> Result<Ground, Unavailable> {
         let _loaded = Self::loaded(0, None, Hook::of_this_kernel())?;
-        devices::names().map_err(|source| Unavailable::LoadFailed { source: LoadError::Devices(source) })
+        let devices =
+            devices::names().map_err(|source| Unavailable::LoadFailed { source: LoadError::Devices(source) })?;
+        // If it cannot be told nothing is joined.
+        Ok(Ground { devices, has_policies: policies::exist().unwrap_or(true) })
     }
 
     fn loaded(sessions: u32, pins: Option<Pins>, hook: Hook) -> Result<Self, Unavailable> {
@@ -174,6 +187,8 @@ impl PacketPath {
             events: Mutex::new(Some(take(&mut programs, EVENTS)?)),
             counters: take(&mut programs, COUNTERS)?,
             hook,
+            tells_routes: true,
+            has_policies: AtomicBool::new(false),
             attached: Mutex::default(),
             programs: Mutex::new(programs),
             pins: Mutex::new(pins),
@@ -294,6 +309,21 @@ impl PacketPath {
     /// The index of the device that has this address of this host's.
     fn device_of(&self, address: IpAddr) -> Option<u32> {
         self.locals.read().unwrap_or_else(PoisonError::into_inner).get(&address).copied()
+    }
+
+    /// The device by which packets leave for `peer` where the programs are told no routes; 0: they are, and it is not known.
+    fn device_for(&self, local: IpAddr, peer: IpAddr) -> Result<u32, NotJoined> {
+        if self.tells_routes {
+            return Ok(self.device_of(local).filter(|device| *device != LOOPBACK).unwrap_or(0));
+        }
+        match links::way(local, peer) {
+            Ok(Some(device)) if self.lock_attached().contains_key(&device) => Ok(device),
+            _ => Err(NotJoined::Device),
+        }
+    }
+
+    fn lock_attached(&self) -> MutexGuard<'_, std::collections::HashMap<u32, Option<SchedClassifierLink>>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_legs(&self) -> MutexGuard<'_, HashMap<MapData, Key, LegRef>> {

@@ -21,12 +21,24 @@ pub struct Way {
     pub options: Option<u8>,
 }
 
+/// What there is for all sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    /// The names of the devices that the programs can be attached to, in order.
+    pub devices: Vec<String>,
+    /// Whether there are IPsec policies.
+    pub has_policies: bool,
+}
+
 /// Why sessions will not be joined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Hindrance {
     /// The listener's datapath is another one.
     #[error("the listener's datapath does not join")]
     NotWanted,
+    /// There are IPsec policies.
+    #[error("there are IPsec policies (`ip xfrm policy`), which joined packets would not be held against")]
+    Ipsec,
     /// All addresses of the listener are of the loopback device.
     #[error("the listener's clients are on this host, and their packets cross no device")]
     LocalClients,
@@ -49,6 +61,7 @@ impl Hindrance {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::NotWanted => "datapath = \"auto\", unless that is meant",
+            Self::Ipsec => "nothing, unless they are not meant: other datapaths move these sessions",
             Self::LocalClients | Self::LocalTarget => "nothing: other datapaths move these sessions",
             Self::NoRoute(_) => "look at `ip route get`, and whether the VPN is up and group.tcp is right",
             Self::Clock => "`ip route change` to the target without the feature tcp_usec_ts",
@@ -57,18 +70,16 @@ impl Hindrance {
     }
 }
 
-/// Whether sessions of `listener` can be joined over `way`, where the programs can be attached to these `devices`; what is
-/// known then, for people.
+/// Whether sessions of `listener` can be joined over `way`; what is known then, for people.
 ///
 /// # Errors
 /// The first reason why not.
-pub fn prospect(
-    listener: &Listener,
-    way: Result<&Way, &std::io::Error>,
-    devices: &[String],
-) -> Result<String, Hindrance> {
+pub fn prospect(listener: &Listener, way: Result<&Way, &std::io::Error>, ground: &Ground) -> Result<String, Hindrance> {
     if !listener.datapath.joins() {
         return Err(Hindrance::NotWanted);
+    }
+    if ground.has_policies {
+        return Err(Hindrance::Ipsec);
     }
     if listener.bind.iter().all(|address| address.ip().to_canonical().is_loopback()) {
         return Err(Hindrance::LocalClients);
@@ -81,7 +92,7 @@ pub fn prospect(
         return Err(Hindrance::Clock);
     }
     let by = match &way.device {
-        Some(device) if !devices.contains(device) => return Err(Hindrance::Device(device.clone())),
+        Some(device) if !ground.devices.contains(device) => return Err(Hindrance::Device(device.clone())),
         Some(device) => format!(" by {device}"),
         None => String::new(),
     };
@@ -122,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_found_and_what_is_good_tells_the_device() {
-        let devices = ["wg0".to_owned()];
+        let ground = Ground { devices: vec!["wg0".to_owned()], has_policies: false };
         let way = Way {
             device: Some("wg0".to_owned()),
             segment: 1380,
@@ -131,7 +142,7 @@ mod tests {
             options: Some(0b111),
         };
         let open = listener("\"0.0.0.0:8000\"", "auto");
-        let good = prospect(&open, Ok(&way), &devices).unwrap();
+        let good = prospect(&open, Ok(&way), &ground).unwrap();
         let expected = "can be joined, by wg0 in packets of 1420 bytes, with clients that agree on timestamps, SACK, window \
                         scaling and not on ECN";
         assert_eq!(good, expected);
@@ -140,25 +151,27 @@ mod tests {
             (Some(0), "agree on none of timestamps, SACK, window scaling, ECN"),
             (Some(0b1_1111), "agree on timestamps, SACK, window scaling, ECN"),
         ] {
-            let found = prospect(&open, Ok(&Way { options, ..way.clone() }), &devices).unwrap();
+            let found = prospect(&open, Ok(&Way { options, ..way.clone() }), &ground).unwrap();
             assert!(found.ends_with(said), "{found}");
         }
         let microseconds = Way { options: Some(0b100_0111), ..way.clone() };
-        assert_eq!(prospect(&open, Ok(&microseconds), &devices), Err(Hindrance::Clock));
+        assert_eq!(prospect(&open, Ok(&microseconds), &ground), Err(Hindrance::Clock));
         let over_ipv6 = Way { is_ipv6: true, ..way.clone() };
-        assert!(prospect(&open, Ok(&over_ipv6), &devices).unwrap().contains("1440 bytes"));
+        assert!(prospect(&open, Ok(&over_ipv6), &ground).unwrap().contains("1440 bytes"));
 
         let local = Way { is_local: true, ..way.clone() };
         let other = Way { device: Some("ib0".to_owned()), ..way.clone() };
         let lost = Error::from(ErrorKind::NetworkUnreachable);
         let loopback = listener("\"127.0.0.1:8000\", \"[::1]:8000\"", "auto");
-        assert_eq!(prospect(&loopback, Ok(&way), &devices), Err(Hindrance::LocalClients));
-        assert_eq!(prospect(&listener("\"127.0.0.1:8000\"", "splice"), Ok(&way), &devices), Err(Hindrance::NotWanted));
-        assert_eq!(prospect(&open, Ok(&local), &devices), Err(Hindrance::LocalTarget));
-        assert_eq!(prospect(&open, Ok(&other), &devices), Err(Hindrance::Device("ib0".to_owned())));
-        assert!(matches!(prospect(&open, Err(&lost), &devices), Err(Hindrance::NoRoute(_))));
+        assert_eq!(prospect(&loopback, Ok(&way), &ground), Err(Hindrance::LocalClients));
+        assert_eq!(prospect(&listener("\"127.0.0.1:8000\"", "splice"), Ok(&way), &ground), Err(Hindrance::NotWanted));
+        let policies = Ground { has_policies: true, ..ground.clone() };
+        assert_eq!(prospect(&open, Ok(&way), &policies), Err(Hindrance::Ipsec));
+        assert_eq!(prospect(&open, Ok(&local), &ground), Err(Hindrance::LocalTarget));
+        assert_eq!(prospect(&open, Ok(&other), &ground), Err(Hindrance::Device("ib0".to_owned())));
+        assert!(matches!(prospect(&open, Err(&lost), &ground), Err(Hindrance::NoRoute(_))));
         // One address that others reach is enough.
         let mixed = listener("\"127.0.0.1:8000\", \"192.0.2.7:8000\"", "packet");
-        assert!(prospect(&mixed, Ok(&way), &devices).is_ok());
+        assert!(prospect(&mixed, Ok(&way), &ground).is_ok());
     }
 }
