@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 
+use super::group::{BALANCES, ON_DOWN, SEND_PROXY};
+use super::health::{METHODS, written_statuses};
+use super::listener::{ACCEPT_PROXY, DATAPATHS};
+use super::logs::FORMATS;
 use super::units::{written, written_size};
-use super::{Config, Group, Listener, LogOutput, ProbeKind, TcpOptions};
+use super::values::word;
+use super::{Config, DatapathRules, Group, Listener, LogOutput, ProbeKind, TcpOptions};
 
 /// The difference between the configuration that runs and another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,107 +67,111 @@ impl Display for Change {
 
 /// Which sockets a configuration listens on.
 fn sockets(config: &Config) -> BTreeMap<SocketAddr, &TcpOptions> {
-    let of = |listener: &'_ Listener| listener.bind.clone();
-    config
-        .listeners
-        .iter()
-        .flat_map(|listener| of(listener).into_iter().map(|address| (address, &listener.tcp)))
-        .collect()
+    config.listeners.iter().flat_map(|listener| listener.bind.iter().map(|address| (*address, &listener.tcp))).collect()
 }
 
 fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (values(old), values(new));
     let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    let differing = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
-    let change = |key: &String| Change {
-        what: key.clone(),
-        from: before.get(key).cloned(),
-        to: after.get(key).cloned(),
-        needs_restart: needs_restart(key),
+    let change = |key: &String| {
+        let (from, to) = (before.get(key), after.get(key));
+        let written = |value: Option<&Value>| value.map(|value| value.written.clone());
+        (from != to).then(|| Change {
+            what: key.clone(),
+            from: written(from),
+            to: written(to),
+            needs_restart: from.or(to).is_some_and(|value| value.fixed),
+        })
     };
-    differing.map(change).collect()
+    keys.into_iter().filter_map(change).collect()
 }
 
-/// What was set up once, at the start.
-fn needs_restart(what: &str) -> bool {
-    let fixed = [
-        "runtime: workers",
-        "admin: listen",
-        "admin: socket",
-        "log: format",
-        "session_log: path",
-        "session_log: one_in",
-        "datapath: kernel limits",
-    ];
-    fixed.contains(&what)
-}
-
-/// Every value of a configuration under a name that people understand. Names and addresses make the keys, so that an
-/// order that means nothing makes no difference.
-fn values(config: &Config) -> BTreeMap<String, String> {
+/// Every value of a configuration under a name that people understand: its option, and of what. Names and addresses make
+/// the keys, so that an order that means nothing makes no difference.
+fn values(config: &Config) -> BTreeMap<String, Value> {
     let mut values = Values::default();
-    let runtime = &config.runtime;
-    values.set("runtime", "workers", runtime.workers.map_or(0, usize::from));
-    values.set("runtime", "drain_timeout", written(runtime.drain_timeout));
-    values.set("runtime", "readiness_delay", written(runtime.readiness_delay));
-    values.set("log", "format", format_args!("{:?}", config.log.format).to_string().to_lowercase());
-    let output = match &config.session_log.output {
-        None => "off".to_owned(),
-        Some(LogOutput::Stdout) => "stdout".to_owned(),
-        Some(LogOutput::File(path)) => path.display().to_string(),
-    };
-    values.set("session_log", "path", output);
-    values.set("session_log", "one_in", config.session_log.one_in);
-    values.set("admin", "listen", config.admin.listen.map_or_else(|| "off".to_owned(), |address| address.to_string()));
-    let socket = config.admin.socket.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string());
-    values.set("admin", "socket", socket);
-    let servers: Vec<_> = config.dns.servers.iter().map(ToString::to_string).collect();
-    values.set("dns", "servers", servers.join(", "));
-    values.set("dns", "min_ttl", written(config.dns.min_ttl));
-    values.set("dns", "max_ttl", written(config.dns.max_ttl));
-    let limits = &config.datapath.limits;
-    values.set(
-        "datapath",
-        "kernel limits",
-        format_args!(
-            "soft {}, hard {}, bulk {}, {} promoted",
-            written_size(limits.soft),
-            written_size(limits.hard),
-            written_size(limits.bulk),
-            limits.budget
-        ),
-    );
-    values.set("datapath", "thresholds", format_args!("{:?}", config.datapath.thresholds));
-    values.set("datapath", "join", format_args!("{:?}", config.datapath.join));
+    values.process(config);
+    values.datapath(&config.datapath);
     config.listeners.iter().for_each(|listener| values.listener(config, listener));
     config.groups.iter().for_each(|group| values.group(group));
     values.0
 }
 
+/// The value of an option.
+#[derive(PartialEq)]
+struct Value {
+    /// As the file would have it, without quotes.
+    written: String,
+    /// Set up once, at the start.
+    fixed: bool,
+}
+
 #[derive(Default)]
-struct Values(BTreeMap<String, String>);
+struct Values(BTreeMap<String, Value>);
 
 impl Values {
     fn set(&mut self, of: &str, option: &str, value: impl Display) {
-        self.0.insert(format!("{of}: {option}"), value.to_string());
+        self.0.insert(format!("{of}: {option}"), Value { written: value.to_string(), fixed: false });
+    }
+
+    /// Sets what takes effect only after a restart.
+    fn fixed(&mut self, of: &str, option: &str, value: impl Display) {
+        self.0.insert(format!("{of}: {option}"), Value { written: value.to_string(), fixed: true });
+    }
+
+    fn process(&mut self, config: &Config) {
+        let Config { runtime, admin, dns, log, session_log, .. } = config;
+        self.fixed("runtime", "workers", runtime.workers.map_or(0, usize::from));
+        self.set("runtime", "drain_timeout", written(runtime.drain_timeout));
+        self.set("runtime", "readiness_delay", written(runtime.readiness_delay));
+        self.fixed("admin", "listen", or(admin.listen, "off"));
+        self.fixed("admin", "socket", or(admin.socket.as_ref().map(|path| path.display()), "off"));
+        let servers = if dns.servers.is_empty() { "the system's".to_owned() } else { list(&dns.servers) };
+        self.set("dns", "servers", servers);
+        self.set("dns", "min_ttl", written(dns.min_ttl));
+        self.set("dns", "max_ttl", written(dns.max_ttl));
+        self.fixed("log", "format", word(FORMATS, &log.format));
+        let path = match &session_log.output {
+            None => "off".to_owned(),
+            Some(LogOutput::Stdout) => "stdout".to_owned(),
+            Some(LogOutput::File(path)) => path.display().to_string(),
+        };
+        self.fixed("session_log", "path", path);
+        self.fixed("session_log", "one_in", session_log.one_in);
+    }
+
+    fn datapath(&mut self, rules: &DatapathRules) {
+        let DatapathRules { thresholds, join, limits } = rules;
+        self.set("datapath", "splice_size", written_size(thresholds.large));
+        self.set("datapath", "splice_after", thresholds.splice_after);
+        self.set("datapath", "copy_after", thresholds.copy_after);
+        self.set("datapath", "promote_after", thresholds.promote_after);
+        self.set("datapath", "promote_gap", written(thresholds.promote_gap));
+        self.set("datapath", "promote_busy", thresholds.promote_busy);
+        self.set("datapath", "reluctance", thresholds.reluctance);
+        self.set("datapath", "join_after", join.after);
+        self.set("datapath", "join_quiet", written(join.quiet));
+        self.fixed("datapath", "soft_limit", written_size(limits.soft));
+        self.fixed("datapath", "hard_limit", written_size(limits.hard));
+        self.fixed("datapath", "bulk_limit", written_size(limits.bulk));
+        self.fixed("datapath", "max_promoted", limits.budget);
     }
 
     fn tcp(&mut self, of: &str, tcp: &TcpOptions) {
-        let default = || "the system's".to_owned();
         self.set(of, "tcp.keepalive", written(tcp.keepalive.unwrap_or_default()));
         self.set(of, "tcp.user_timeout", written(tcp.user_timeout.unwrap_or_default()));
-        self.set(of, "tcp.congestion", tcp.congestion.clone().unwrap_or_else(default));
-        self.set(of, "tcp.interface", tcp.interface.clone().unwrap_or_else(|| "any".to_owned()));
+        self.set(of, "tcp.congestion", or(tcp.congestion.as_ref(), "the system's"));
+        self.set(of, "tcp.interface", or(tcp.interface.as_ref(), "any"));
     }
 
     fn listener(&mut self, config: &Config, listener: &Listener) {
         let of = format!("listener {}", listener.name);
-        let names: BTreeSet<_> = listener.groups.iter().map(|&group| config.groups[group].name.as_str()).collect();
+        let names: BTreeSet<_> = listener.groups.iter().map(|&group| &config.groups[group].name).collect();
         let addresses: BTreeSet<_> = listener.bind.iter().map(ToString::to_string).collect();
-        self.set(&of, "bind", addresses.into_iter().collect::<Vec<_>>().join(", "));
-        self.set(&of, "groups", names.into_iter().collect::<Vec<_>>().join(", "));
-        self.set(&of, "datapath", format_args!("{:?}", listener.datapath));
-        self.set(&of, "accept_proxy", format_args!("{:?}", listener.accept_proxy));
+        self.set(&of, "bind", list(addresses));
+        self.set(&of, "groups", list(names));
+        self.set(&of, "datapath", word(DATAPATHS, &listener.datapath));
+        self.set(&of, "accept_proxy", word(ACCEPT_PROXY, &listener.accept_proxy));
         self.set(&of, "max_connections", listener.max_connections);
         self.set(&of, "queue_timeout", written(listener.queue_timeout.unwrap_or_default()));
         self.set(&of, "max_session_age", written(listener.max_session_age.unwrap_or_default()));
@@ -175,20 +184,19 @@ impl Values {
         let of = format!("group {}", group.name);
         self.set(&of, "tier", group.tier);
         self.set(&of, "weight", group.weight);
-        self.set(&of, "balance", format_args!("{:?}", group.balance));
+        self.set(&of, "balance", word(BALANCES, &group.balance));
         self.set(&of, "min_healthy", group.min_healthy);
-        self.set(&of, "on_down", format_args!("{:?}", group.on_down));
-        self.set(&of, "on_removal", format_args!("{:?}", group.on_removal));
+        self.set(&of, "on_down", word(ON_DOWN, &group.on_down));
+        self.set(&of, "on_removal", word(ON_DOWN, &group.on_removal));
         self.set(&of, "failback_hold", written(group.failback_hold));
         self.set(&of, "slow_start", written(group.slow_start));
         self.set(&of, "eject_after", group.eject.after);
         self.set(&of, "eject_hold", written(group.eject.hold));
         self.set(&of, "max_ejected", group.eject.most);
-        self.set(&of, "send_proxy", format_args!("{:?}", group.send_proxy));
+        self.set(&of, "send_proxy", word(SEND_PROXY, &group.send_proxy));
         self.set(&of, "tcp.connect_timeout", written(group.dial.connect_timeout));
         self.set(&of, "tcp.connect_retries", group.dial.connect_retries);
-        let source = group.dial.source.map_or_else(|| "any".to_owned(), |source| source.to_string());
-        self.set(&of, "tcp.source", source);
+        self.set(&of, "tcp.source", or(group.dial.source, "any"));
         self.tcp(&of, &group.tcp);
         self.health(&of, group);
         for target in &group.targets {
@@ -205,17 +213,30 @@ impl Values {
             ProbeKind::Tcp => self.set(of, "health.kind", "tcp"),
             ProbeKind::Http(http) => {
                 self.set(of, "health.kind", "http");
-                self.set(of, "health.request", format_args!("{:?} {} of {:?}", http.method, http.path, http.host));
-                self.set(of, "health.answer", format_args!("{:?} with {:?}", http.expect, http.body));
+                self.set(of, "health.method", word(METHODS, &http.method));
+                self.set(of, "health.path", &http.path);
+                self.set(of, "health.host", or(http.host.as_ref(), "the target's address"));
+                self.set(of, "health.expect", list(http.expect.iter().map(written_statuses)));
+                // Quoted: it may be any text, of several lines too.
+                self.set(of, "health.body", or(http.body.as_ref().map(|body| format!("{body:?}")), "anything"));
             }
         }
-        self.set(of, "health.port", check.port.unwrap_or_default());
+        self.set(of, "health.port", or(check.port, "the target's"));
         self.set(of, "health.interval", written(check.interval));
         self.set(of, "health.fast_interval", written(check.fast_interval));
         self.set(of, "health.timeout", written(check.timeout));
         self.set(of, "health.rise", check.rise);
         self.set(of, "health.fall", check.fall);
     }
+}
+
+/// The value of an option, or what it means that it has none.
+fn or(value: Option<impl Display>, none: &str) -> String {
+    value.map_or_else(|| none.to_owned(), |value| value.to_string())
+}
+
+fn list(values: impl IntoIterator<Item = impl Display>) -> String {
+    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -40,14 +40,15 @@ const CONNECT_RETRIES: u32 = 2;
 /// The client waits for all of them, one after the other.
 const MOST_CONNECT_RETRIES: u32 = 16;
 
-const BALANCES: &[(&str, Balance)] = &[
+pub(super) const BALANCES: &[(&str, Balance)] = &[
     ("weighted-round-robin", Balance::WeightedRoundRobin),
     ("least-connections", Balance::LeastConnections),
     ("random-two", Balance::RandomTwo),
     ("source-hash", Balance::SourceHash),
 ];
-const ON_DOWN: &[(&str, OnDown)] = &[("keep", OnDown::Keep), ("drain", OnDown::Drain), ("reset", OnDown::Reset)];
-const SEND_PROXY: &[(&str, Option<ProxyVersion>)] =
+pub(super) const ON_DOWN: &[(&str, OnDown)] =
+    &[("keep", OnDown::Keep), ("drain", OnDown::Drain), ("reset", OnDown::Reset)];
+pub(super) const SEND_PROXY: &[(&str, Option<ProxyVersion>)] =
     &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
 
 /// Reads one `[[group]]`.

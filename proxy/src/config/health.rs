@@ -37,7 +37,7 @@ enum Kind {
 }
 
 const KINDS: &[(&str, Kind)] = &[("tcp", Kind::Tcp), ("http", Kind::Http)];
-const METHODS: &[(&str, Method)] =
+pub(super) const METHODS: &[(&str, Method)] =
     &[("GET", Method::Get), ("HEAD", Method::Head), ("OPTIONS", Method::Options), ("POST", Method::Post)];
 
 /// Reads the table; `None` if the file does not have it.
@@ -150,6 +150,12 @@ fn statuses(text: &str) -> Result<RangeInclusive<u16>, Fault> {
     }
 }
 
+/// Writes a range of status codes as [`statuses`] reads it.
+pub(super) fn written_statuses(range: &RangeInclusive<u16>) -> String {
+    let (least, most) = (range.start(), range.end());
+    if least == most { least.to_string() } else { format!("{least}-{most}") }
+}
+
 fn body(text: &str) -> Result<String, Fault> {
     if text.is_empty() || text.len() > LONGEST_BODY {
         let remedy = format!("use 1 to {LONGEST_BODY} bytes that a good answer contains");
@@ -164,8 +170,10 @@ mod tests {
 
     #[test]
     fn status_ranges() {
-        assert_eq!(statuses("200").unwrap(), 200..=200);
-        assert_eq!(statuses("200-299").unwrap(), 200..=299);
+        for (text, range) in [("200", 200..=200), ("200-299", 200..=299)] {
+            assert_eq!(statuses(text).unwrap(), range);
+            assert_eq!(written_statuses(&range), text);
+        }
         for bad in ["", "-", "99", "600", "299-200", "2xx", "200-", "200-299-300"] {
             assert!(statuses(bad).is_err(), "{bad}");
         }

@@ -31,14 +31,14 @@ const AGE_LIMITS: Limits = Limits {
 };
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_mins(5);
 
-const DATAPATHS: &[(&str, Datapath)] = &[
+pub(super) const DATAPATHS: &[(&str, Datapath)] = &[
     ("auto", Datapath::Auto),
     ("packet", Datapath::Packet),
     ("sockmap", Datapath::Sockmap),
     ("splice", Datapath::Splice),
     ("copy", Datapath::Copy),
 ];
-const ACCEPT_PROXY: &[(&str, AcceptProxy)] =
+pub(super) const ACCEPT_PROXY: &[(&str, AcceptProxy)] =
     &[("off", AcceptProxy::Off), ("v1", AcceptProxy::V1), ("v2", AcceptProxy::V2), ("any", AcceptProxy::Any)];
 
 /// Reads one `[[listener]]`.

@@ -8,7 +8,7 @@ use super::raw::Table;
 use super::suggest::quoted;
 use super::{LogFormat, LogOutput, LogRules, SessionLogRules};
 
-const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// A sample of less tells nothing about a day.
 const MOST_ONE_IN: u32 = 1_000_000;

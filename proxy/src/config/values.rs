@@ -11,6 +11,11 @@ use super::raw::{Kind, Value};
 use super::suggest::{one_of, quoted};
 use super::units::{self, written_size};
 
+/// The word of a list that stands for a value: what [`Value::choice`] reads.
+pub(super) fn word<T: PartialEq>(choices: &[(&'static str, T)], value: &T) -> &'static str {
+    choices.iter().find(|(_, choice)| choice == value).expect("every value that can be chosen has a word").0
+}
+
 impl<'d> Value<'d> {
     /// A whole number in a range.
     pub(super) fn number<T>(&self, range: RangeInclusive<T>) -> Result<T, Noted>
