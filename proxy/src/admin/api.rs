@@ -1,6 +1,12 @@
-//! What goes over the control socket: JSON, the same for the daemon and its command line.
+//! What goes over the control socket: JSON, the same for the daemon and its command line. And what people read of it,
+//! the same in the status page, the command line and the live view.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::units::written;
 
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,6 +66,32 @@ pub(crate) struct WeightStatus {
     pub(crate) left_ms: Option<u64>,
 }
 
+impl WeightStatus {
+    /// Whose it is, and how long still; `None`: it is the configuration's.
+    pub(crate) fn remark(&self) -> Option<String> {
+        let Self { origin, left_ms, .. } = self;
+        (origin != "config").then(|| match left_ms {
+            None => origin.clone(),
+            Some(left) => format!("{origin}, {} left", about(Duration::from_millis(*left))),
+        })
+    }
+}
+
+impl Display for WeightStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.remark() {
+            None => write!(f, "{}", self.weight),
+            Some(remark) => write!(f, "{} ({remark})", self.weight),
+        }
+    }
+}
+
+/// Minutes, where seconds would only be noise.
+fn about(left: Duration) -> String {
+    let seconds = left.as_secs();
+    written(Duration::from_secs(if seconds < 120 { seconds } else { seconds.div_ceil(60) * 60 }))
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TargetStatus {
     pub(crate) name: String,
@@ -91,6 +123,21 @@ pub(crate) struct TargetStatus {
     /// Bytes to clients, likewise.
     #[serde(default)]
     pub(crate) download_bytes: u64,
+}
+
+impl TargetStatus {
+    /// What the probes say, unless it is ejected.
+    pub(crate) fn health_word(&self) -> &str {
+        if self.ejected { "ejected" } else { &self.health }
+    }
+
+    /// What else there is to know about it.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let starting = (1..100).contains(&self.percent).then(|| format!("starting, at {}%", self.percent));
+        let left = self.ends_in_ms.filter(|_| self.sessions > 0);
+        let ends = left.map(|left| format!("sessions end in {}", written(Duration::from_secs(left / 1_000))));
+        [starting, ends, self.last_failure.clone()].into_iter().flatten().collect()
+    }
 }
 
 /// One line of the answer to `GET /sessions`.
@@ -145,4 +192,27 @@ pub(crate) struct Changes {
 pub(crate) struct Refusal {
     /// Why, and what would be right.
     pub(crate) error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_times_are_rounded_to_minutes() {
+        for (seconds, expected) in [(0, "0s"), (119, "119s"), (1_799, "30m"), (7_200, "2h")] {
+            assert_eq!(about(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn a_weight_tells_whose_it_is_unless_the_configurations() {
+        for (origin, left_ms, expected) in [
+            ("config", None, "3"),
+            ("operator", None, "3 (operator)"),
+            ("operator", Some(1_799_000), "3 (operator, 30m left)"),
+        ] {
+            assert_eq!(WeightStatus { weight: 3, origin: origin.to_owned(), left_ms }.to_string(), expected);
+        }
+    }
 }

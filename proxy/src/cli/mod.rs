@@ -5,6 +5,8 @@ mod check;
 mod client;
 mod detach;
 mod doctor;
+#[cfg(test)]
+mod example;
 mod log;
 mod manual;
 mod operate;

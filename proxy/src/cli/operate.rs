@@ -10,9 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, ClientError};
 use super::{Exit, table};
-use crate::admin::api::{
-    Changes, GroupStatus, SessionStatus, SetState, SetWeight, Shutdown, Status, TargetStatus, WeightStatus,
-};
+use crate::admin::api::{Changes, GroupStatus, SessionStatus, SetState, SetWeight, Shutdown, Status, TargetStatus};
 use crate::config::units::written;
 
 /// `landbridge status`
@@ -111,7 +109,7 @@ fn status_text(status: &Status) -> String {
     let groups = status.groups.iter().map(|group| {
         let GroupStatus { name, tier, weight, state, standing, slow, .. } = group;
         let slow = slow.as_deref().unwrap_or("-").to_owned();
-        [name.clone(), tier.to_string(), weighed(weight), state.clone(), standing.clone(), slow]
+        [name.clone(), tier.to_string(), weight.to_string(), state.clone(), standing.clone(), slow]
     });
     text += &table::aligned(["GROUP", "TIER", "WEIGHT", "STATE", "STANDING", "SLOW"], groups);
     text += "\n";
@@ -120,34 +118,33 @@ fn status_text(status: &Status) -> String {
 }
 
 fn target_row(group: &str, target: &TargetStatus) -> [String; 7] {
-    let health = if target.ejected { "ejected".to_owned() } else { target.health.clone() };
-    let mut remarks = Vec::new();
-    if (1..100).contains(&target.percent) {
-        remarks.push(format!("starting, at {}%", target.percent));
-    }
-    if let Some(left) = target.ends_in_ms.filter(|_| target.sessions > 0) {
-        remarks.push(format!("sessions end in {}", whole_seconds(left)));
-    }
-    remarks.extend(target.last_failure.clone());
     [
         format!("{group}/{}", target.name),
         target.address.clone(),
-        weighed(&target.weight),
+        target.weight.to_string(),
         target.state.clone(),
-        health,
+        target.health_word().to_owned(),
         target.sessions.to_string(),
-        remarks.join("; "),
+        target.remarks().join("; "),
     ]
-}
-
-fn weighed(WeightStatus { weight, origin, left_ms }: &WeightStatus) -> String {
-    match left_ms {
-        Some(left) => format!("{weight} ({origin}, {} left)", whole_seconds(*left)),
-        None if origin == "config" => weight.to_string(),
-        None => format!("{weight} ({origin})"),
-    }
 }
 
 fn whole_seconds(millis: u64) -> String {
     written(Duration::from_secs(millis / 1_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::example;
+
+    #[test]
+    fn a_target_tells_what_is_the_matter_with_it() {
+        let mut target = example::status().groups.remove(0).targets.remove(0);
+        assert_eq!(target_row("g", &target), ["g/gpu-1", "192.0.2.1:8000", "3", "active", "up", "5", ""]);
+        (target.ejected, target.percent, target.ends_in_ms) = (true, 40, Some(61_500));
+        target.last_failure = Some("timed out".to_owned());
+        let [.., health, _, remark] = target_row("g", &target);
+        assert_eq!((&*health, &*remark), ("ejected", "starting, at 40%; sessions end in 61s; timed out"));
+    }
 }

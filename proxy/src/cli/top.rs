@@ -21,9 +21,6 @@ use nix::sys::signalfd::SignalFd;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-#[cfg(test)]
-pub(super) use self::rows::tests::status as example;
-
 use self::model::{Action, Key, Model, Order};
 use super::Exit;
 use super::client;

@@ -4,11 +4,9 @@ mod chart;
 mod text;
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use super::api::{GroupStatus, ListenerStatus, TargetStatus};
 use super::status;
-use crate::config::units::written;
 use crate::pulse::{GroupPulse, POINTS, Point};
 use crate::running::Running;
 use crate::shared::Shared;
@@ -168,23 +166,14 @@ fn datapaths(page: &mut String, shared: &Shared, group: usize) {
 }
 
 fn target(page: &mut String, target: &TargetStatus, share: f64) {
-    let (kind, health) = match (target.ejected, target.health.as_str()) {
-        (true, _) => ("bad", "ejected"),
-        (false, "up") => ("good", "up"),
-        (false, "down") => ("bad", "down"),
-        (false, other) => ("warn", other),
+    let health = target.health_word();
+    let kind = match health {
+        "up" => "good",
+        "down" | "ejected" => "bad",
+        _ => "warn",
     };
-    let mut remarks = Vec::new();
-    if target.state != "active" {
-        remarks.push(format!("{} by the operator", escaped(&target.state)));
-    }
-    if (1..100).contains(&target.percent) {
-        remarks.push(format!("starting, at {}%", target.percent));
-    }
-    if let Some(left) = target.ends_in_ms.filter(|_| target.sessions > 0) {
-        remarks.push(format!("sessions end in {}", written(Duration::from_secs(left / 1_000))));
-    }
-    remarks.extend(target.last_failure.as_deref().map(escaped));
+    let state = (target.state != "active").then(|| format!("{} by the operator", target.state));
+    let remarks: Vec<_> = state.into_iter().chain(target.remarks()).collect();
     let _ = writeln!(
         page,
         "<tr><th>{}</th><td class=\"mono\">{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{share:.0}%</td>\
@@ -194,7 +183,7 @@ fn target(page: &mut String, target: &TargetStatus, share: f64) {
         badge(kind, health),
         weighed(&target.weight),
         number(target.sessions.into()),
-        remarks.join("; "),
+        escaped(&remarks.join("; ")),
     );
 }
 

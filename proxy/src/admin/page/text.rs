@@ -1,9 +1,6 @@
 //! Numbers and names as the status page shows them.
 
-use std::time::Duration;
-
 use crate::admin::api::WeightStatus;
-use crate::config::units::written;
 
 /// Text inside HTML: answers of targets may hold anything.
 pub(super) fn escaped(text: &str) -> String {
@@ -51,23 +48,10 @@ pub(super) fn bytes(value: f64) -> String {
     if step == 0 { format!("{value:.0} B") } else { format!("{} {}", short(value), units[step]) }
 }
 
-/// Minutes, where seconds would only be noise.
-fn about(left: Duration) -> String {
-    let seconds = left.as_secs();
-    written(Duration::from_secs(if seconds < 120 { seconds } else { seconds.div_ceil(60) * 60 }))
-}
-
 /// A weight, and whose it is unless the configuration's.
 pub(super) fn weighed(weight: &WeightStatus) -> String {
-    let WeightStatus { weight, origin, left_ms } = weight;
-    match left_ms {
-        _ if origin == "config" => weight.to_string(),
-        None => format!("{weight} <small>{}</small>", escaped(origin)),
-        Some(left) => {
-            let left = about(Duration::from_millis(*left));
-            format!("{weight} <small>{}, {left} left</small>", escaped(origin))
-        }
-    }
+    let remark = weight.remark().map(|remark| format!(" <small>{}</small>", escaped(&remark)));
+    format!("{}{}", weight.weight, remark.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -83,13 +67,6 @@ mod tests {
         }
         for (value, expected) in [(0.0, "0 B"), (1023.0, "1023 B"), (1536.0, "1.50 KiB"), (3e9, "2.79 GiB")] {
             assert_eq!(bytes(value), expected);
-        }
-    }
-
-    #[test]
-    fn long_times_are_rounded_to_minutes() {
-        for (seconds, expected) in [(0, "0s"), (119, "119s"), (1_799, "30m"), (7_200, "2h")] {
-            assert_eq!(about(Duration::from_secs(seconds)), expected);
         }
     }
 

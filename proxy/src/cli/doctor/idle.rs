@@ -55,11 +55,11 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::cli::top::example;
+    use crate::cli::example;
 
     #[test]
     fn a_target_that_closes_before_the_balancer_is_named_with_its_remedy() {
-        let mut status = example();
+        let mut status = example::status();
         let minute = Duration::from_secs(60);
         for (idle, ok) in [(None, true), (Some(60_000), true), (Some(59_999), false), (Some(5_000), false)] {
             status.groups[0].targets[0].idle_close_ms = idle;

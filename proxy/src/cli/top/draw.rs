@@ -85,8 +85,8 @@ fn cell(row: &Row, column: Column) -> String {
         Column::Name => row.name.clone(),
         Column::Tier => row.tier.map(|tier| tier.to_string()).unwrap_or_default(),
         // The star is explained below the table for the selected row.
-        Column::Weight if row.weight.origin == "config" => row.weight.weight.to_string(),
-        Column::Weight => format!("{}*", row.weight.weight),
+        Column::Weight if row.weight.remark().is_some() => format!("{}*", row.weight.weight),
+        Column::Weight => row.weight.weight.to_string(),
         Column::State => row.state.clone(),
         Column::Health => row.health.clone(),
         Column::Share => format!("{:.0}%", row.share * 100.0),
@@ -116,12 +116,8 @@ fn scaled(mut value: f64) -> String {
 
 fn selected(model: &Model) -> String {
     let Some(row) = model.selection().and_then(|at| model.rows().get(at)) else { return String::new() };
-    let origin = match (row.weight.origin.as_str(), row.weight.left_ms) {
-        ("config", _) => String::new(),
-        (origin, None) => format!("; weight by {origin}"),
-        (origin, Some(left)) => format!("; weight by {origin}, {} s left", left / 1_000),
-    };
-    format!("{} {}{origin}", row.of, row.remark)
+    let weight = row.weight.remark().map(|remark| format!("; weight by {remark}")).unwrap_or_default();
+    format!("{} {}{weight}", row.of, row.remark)
 }
 
 fn prompt(model: &Model) -> String {
@@ -141,8 +137,8 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::super::model::Key;
-    use super::super::rows::tests::status;
     use super::*;
+    use crate::cli::example::status;
 
     fn seen(model: &Model, now: Duration) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("a terminal in memory");

@@ -269,8 +269,8 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rows::tests::status;
     use super::*;
+    use crate::cli::example::status;
 
     fn model() -> Model {
         let mut model = Model::new();

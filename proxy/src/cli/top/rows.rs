@@ -202,7 +202,7 @@ fn target_row(group: &GroupStatus, target: &TargetStatus, share: f64, rates: Opt
         tier: None,
         weight: target.weight.clone(),
         state: target.state.clone(),
-        health: if target.ejected { "ejected".to_owned() } else { target.health.clone() },
+        health: target.health_word().to_owned(),
         share,
         sessions: target.sessions,
         rates,
@@ -253,59 +253,9 @@ fn compared(a: &Row, b: &Row, by: Column) -> Ordering {
 }
 
 #[cfg(test)]
-pub(in crate::cli) mod tests {
+mod tests {
     use super::*;
-    use crate::admin::api::{ListenerStatus, Share};
-
-    fn weight(weight: u16) -> WeightStatus {
-        WeightStatus { weight, origin: "config".to_owned(), left_ms: None }
-    }
-
-    fn target(name: &str, its_weight: u16, sessions: u32) -> TargetStatus {
-        TargetStatus {
-            name: name.to_owned(),
-            address: "192.0.2.1:8000".to_owned(),
-            weight: weight(its_weight),
-            percent: 100,
-            state: "active".to_owned(),
-            health: "up".to_owned(),
-            ejected: false,
-            sessions,
-            last_failure: None,
-            ends_in_ms: None,
-            idle_close_ms: None,
-            sessions_ended: 10,
-            upload_bytes: 1_000,
-            download_bytes: 2_000,
-        }
-    }
-
-    fn group(name: &str, tier: u16, targets: Vec<TargetStatus>) -> GroupStatus {
-        let (state, standing) = ("active".to_owned(), "able".to_owned());
-        GroupStatus { name: name.to_owned(), tier, weight: weight(100), state, standing, slow: None, targets }
-    }
-
-    /// Two groups, of which the first serves.
-    pub(in crate::cli) fn status() -> Status {
-        let share = |group: &str, share| Share { group: group.to_owned(), share };
-        Status {
-            version: "1.2.3".to_owned(),
-            process: 1,
-            generation: 0,
-            phase: "serving".to_owned(),
-            last_reload_good: true,
-            listeners: vec![ListenerStatus {
-                name: "main".to_owned(),
-                addresses: Vec::new(),
-                able: true,
-                shares: vec![share("onprem", 1.0), share("aws", 0.0)],
-            }],
-            groups: vec![
-                group("onprem", 0, vec![target("gpu-1", 3, 5), target("gpu-2", 1, 7)]),
-                group("aws", 1, vec![target("ec2", 1, 0)]),
-            ],
-        }
-    }
+    use crate::cli::example::status;
 
     fn names(rows: &[Row]) -> Vec<&str> {
         rows.iter().map(|row| row.of.as_str()).collect()
