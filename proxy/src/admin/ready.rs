@@ -4,6 +4,7 @@ use hyper::StatusCode;
 use landbridge_core::failover::{AdminState, Standing};
 use landbridge_core::select::TargetId;
 
+use crate::config::units::written;
 use crate::shared::Shared;
 use crate::worker::Phase;
 
@@ -57,7 +58,9 @@ fn reason(shared: &Shared, index: usize) -> Option<String> {
     let why = match (standing, admin) {
         (Standing::Able, _) => return None,
         (_, AdminState::Draining | AdminState::Disabled) => format!("{name} is {} by the operator", admin.label()),
-        (Standing::Held, _) => format!("{name} is healthy again and held back for {:?}", group.failback_hold),
+        (Standing::Held, _) => {
+            format!("{name} is healthy again and held back for {}", written(group.failback_hold))
+        }
         (Standing::Unable, _) => {
             let (of, least) = (group.targets.len(), group.min_healthy);
             format!("{name} has {healthy} of {of} targets healthy and needs {least}{}", last_failure(shared, index))
