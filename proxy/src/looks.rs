@@ -231,7 +231,7 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config;
 
     fn pair() -> TcpStream {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -239,11 +239,7 @@ mod tests {
     }
 
     fn liveness(options: &str) -> Liveness {
-        let text = format!(
-            "[[listener]]\nname = \"a\"\nbind = [\"127.0.0.1:80\"]\ngroups = [\"g\"]\n\
-             [[group]]\nname = \"g\"\n[group.tcp]\n{options}\n[[group.target]]\naddress = \"192.0.2.1:9000\"\n"
-        );
-        Liveness::of(&Config::parse(&text).unwrap().groups[0].tcp)
+        Liveness::of(&config::example("", &format!("[group.tcp]\n{options}"), "").groups[0].tcp)
     }
 
     #[test]

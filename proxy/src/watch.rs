@@ -272,19 +272,14 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config;
 
     #[tokio::test(start_paused = true)]
     async fn the_start_waits_for_the_last_first_verdict_and_no_longer_than_a_probe_may_take() {
-        let target = |port| format!("[[group.target]]\naddress = \"127.0.0.1:{port}\"\n");
-        let text = format!(
-            "[[listener]]\nname = \"in\"\nbind = [\"127.0.0.1:8000\"]\ngroups = [\"g\"]\n[[group]]\nname = \"g\"\n\
-             health = {{ kind = \"tcp\", timeout = \"700ms\" }}\n{}{}",
-            target(1),
-            target(2)
-        );
+        let health = "health = { kind = \"tcp\", timeout = \"700ms\" }";
+        let config = config::example("", health, "[[group.target]]\naddress = \"192.0.2.2:9000\"");
         for (verdicts, expected) in [(0, 700), (1, 700), (2, 200)] {
-            let shared = Shared::new(Config::parse(&text).unwrap(), 1, Arc::default());
+            let shared = Shared::new(config.clone(), 1, Arc::default());
             let begun = Instant::now();
             let probes = async {
                 for target in 0..verdicts {

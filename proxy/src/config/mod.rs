@@ -417,3 +417,13 @@ impl Target {
         }
     }
 }
+
+/// A configuration for a test, with lines of its own for the listener, the group and its target, which others may follow.
+#[cfg(test)]
+pub(crate) fn example(listener: &str, group: &str, target: &str) -> Config {
+    let text = format!(
+        "[[listener]]\nname = \"in\"\nbind = [\"127.0.0.1:8000\"]\ngroups = [\"g\"]\n{listener}\n\
+         [[group]]\nname = \"g\"\n{group}\n[[group.target]]\naddress = \"192.0.2.1:9000\"\n{target}\n"
+    );
+    Config::parse(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+}

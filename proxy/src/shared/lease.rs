@@ -147,27 +147,13 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::config::Config;
+    use crate::config;
 
     const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4711);
 
     /// A target for one session, with a line for the others.
     fn one_place() -> Shared {
-        let config = Config::parse(
-            r#"
-                [[listener]]
-                name = "in"
-                bind = ["127.0.0.1:8000"]
-                groups = ["g"]
-                queue_timeout = "3s"
-                [[group]]
-                name = "g"
-                [[group.target]]
-                address = "127.0.0.1:1"
-                max_connections = 1
-            "#,
-        );
-        Shared::new(config.unwrap(), 1, Arc::default())
+        Shared::new(config::example("queue_timeout = \"3s\"", "", "max_connections = 1"), 1, Arc::default())
     }
 
     /// Asks once. What it wants is not told: it is asked again when it may have it.

@@ -226,13 +226,10 @@ mod tests {
     use nix::sys::resource::{Resource, getrlimit};
 
     use super::*;
+    use crate::config::example;
 
     fn config(max_connections: u32, target: &str) -> Config {
-        Config::parse(&format!(
-            "[[listener]]\nname = \"a\"\nbind = [\"127.0.0.1:8000\"]\ngroups = [\"g\"]\nmax_connections = {max_connections}\n\
-             [[group]]\nname = \"g\"\n[[group.target]]\naddress = \"127.0.0.1:9000\"\n{target}\n"
-        ))
-        .unwrap()
+        example(&format!("max_connections = {max_connections}"), "", target)
     }
 
     fn broken(host: Host, config: &Config) -> Vec<(String, bool, Option<String>)> {

@@ -121,14 +121,11 @@ mod tests {
     use std::io::{Error, ErrorKind};
 
     use super::*;
-    use crate::config::Config;
+    use crate::config;
 
-    fn listener(bind: &str, datapath: &str) -> Listener {
-        let text = format!(
-            "[[listener]]\nname = \"a\"\nbind = [{bind}]\ngroups = [\"g\"]\ndatapath = {datapath:?}\n\
-             [[group]]\nname = \"g\"\n[[group.target]]\naddress = \"192.0.2.1:9000\"\n"
-        );
-        Config::parse(&text).unwrap().listeners.remove(0)
+    fn listener(bind: &[&str], datapath: &str) -> Listener {
+        let listener = config::example(&format!("datapath = {datapath:?}"), "", "").listeners.remove(0);
+        Listener { bind: bind.iter().map(|address| address.parse().unwrap()).collect(), ..listener }
     }
 
     #[test]
@@ -141,7 +138,7 @@ mod tests {
             is_ipv6: false,
             options: Some(0b111),
         };
-        let open = listener("\"0.0.0.0:8000\"", "auto");
+        let open = listener(&["0.0.0.0:8000"], "auto");
         let good = prospect(&open, Ok(&way), &ground).unwrap();
         let expected = "can be joined, by wg0 in packets of 1420 bytes, with clients that agree on timestamps, SACK, window \
                         scaling and not on ECN";
@@ -162,16 +159,16 @@ mod tests {
         let local = Way { is_local: true, ..way.clone() };
         let other = Way { device: Some("ib0".to_owned()), ..way.clone() };
         let lost = Error::from(ErrorKind::NetworkUnreachable);
-        let loopback = listener("\"127.0.0.1:8000\", \"[::1]:8000\"", "auto");
+        let loopback = listener(&["127.0.0.1:8000", "[::1]:8000"], "auto");
         assert_eq!(prospect(&loopback, Ok(&way), &ground), Err(Hindrance::LocalClients));
-        assert_eq!(prospect(&listener("\"127.0.0.1:8000\"", "splice"), Ok(&way), &ground), Err(Hindrance::NotWanted));
+        assert_eq!(prospect(&listener(&["127.0.0.1:8000"], "splice"), Ok(&way), &ground), Err(Hindrance::NotWanted));
         let policies = Ground { has_policies: true, ..ground.clone() };
         assert_eq!(prospect(&open, Ok(&way), &policies), Err(Hindrance::Ipsec));
         assert_eq!(prospect(&open, Ok(&local), &ground), Err(Hindrance::LocalTarget));
         assert_eq!(prospect(&open, Ok(&other), &ground), Err(Hindrance::Device("ib0".to_owned())));
         assert!(matches!(prospect(&open, Err(&lost), &ground), Err(Hindrance::NoRoute(_))));
         // One address that others reach is enough.
-        let mixed = listener("\"127.0.0.1:8000\", \"192.0.2.7:8000\"", "packet");
+        let mixed = listener(&["127.0.0.1:8000", "192.0.2.7:8000"], "packet");
         assert!(prospect(&mixed, Ok(&way), &ground).is_ok());
     }
 }
