@@ -1,8 +1,8 @@
 //! The daemon under test.
 
 use std::fs::{self, Permissions};
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -101,6 +101,20 @@ impl Daemon {
     pub fn reload_text(&self, text: &str) -> Result<()> {
         self.change_text(text)?;
         self.process.signal(Signal::SIGHUP)
+    }
+
+    /// A new session of `client`, and the letter that its target says first: see [`crate::targets::Scripted::named`].
+    pub fn session(&self, client: &Host) -> Result<(TcpStream, char)> {
+        let mut stream = client.connect(self.v4())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut name = [0];
+        stream.read_exact(&mut name).context("no greeting")?;
+        Ok((stream, name[0].into()))
+    }
+
+    /// The letter of the target that serves a new session of `client`.
+    pub fn serving(&self, client: &Host) -> Result<char> {
+        self.session(client).map(|(_, name)| name)
     }
 
     /// Its control socket.

@@ -1,11 +1,11 @@
 //! Targets that have names: resolved, and resolved again.
 
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use landbridge_tests::targets::{DnsServer, Scripted};
-use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, SocketExt, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt, eventually};
 
 const NAME: &str = "gpu.example";
 const TRAFFIC: u16 = 9000;
@@ -39,17 +39,9 @@ impl Scene {
         config.dns(&servers).dns("min_ttl = \"50ms\"").runtime("drain_timeout = \"600ms\"")
     }
 
-    fn session(&self, daemon: &Daemon) -> Result<(TcpStream, char)> {
-        let mut stream = self.net.client.connect(daemon.v4())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut name = [0];
-        std::io::Read::read_exact(&mut stream, &mut name).context("no greeting")?;
-        Ok((stream, name[0].into()))
-    }
-
     fn wait_serving(&self, daemon: &Daemon, expected: char) -> Result<()> {
         eventually(&format!("{expected} serves"), || {
-            let (_, name) = self.session(daemon)?;
+            let name = daemon.serving(&self.net.client)?;
             ensure!(name == expected, "{name} does");
             Ok(())
         })
@@ -61,7 +53,7 @@ fn a_name_that_moves_takes_new_sessions_along_and_drains_the_old() -> Result<()>
     let scene = Scene::start()?;
     scene.dns.set(NAME, &[scene.address(0)?]);
     let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(Group::new("onprem")))?;
-    let (mut session, name) = scene.session(&daemon)?;
+    let (mut session, name) = daemon.session(&scene.net.client)?;
     assert_eq!(name, 'a');
     scene.dns.set(NAME, &[scene.address(1)?]);
     scene.wait_serving(&daemon, 'b')?;
@@ -82,7 +74,7 @@ fn the_last_good_answer_is_kept() -> Result<()> {
         ensure!(scene.dns.asked() > asked + 6);
         Ok(())
     })?;
-    let (mut session, name) = scene.session(&daemon)?;
+    let (mut session, name) = daemon.session(&scene.net.client)?;
     assert_eq!(name, 'a');
     let label = format!("{NAME}:{TRAFFIC}");
     ensure!(daemon.metrics()?.value("landbridge_dns_failures_total", &[("target", &label)]) >= 2.0);
@@ -105,7 +97,7 @@ fn a_name_without_an_address_is_no_target_until_it_has_one() -> Result<()> {
         ensure!(daemon.get("/readyz")?.0 == 200);
         Ok(())
     })?;
-    assert_eq!(scene.session(&daemon)?.1, 'b');
+    assert_eq!(daemon.serving(&scene.net.client)?, 'b');
     daemon.stop_at_once().map(drop)
 }
 
@@ -125,7 +117,7 @@ fn a_failed_connect_has_the_name_looked_up_afresh() -> Result<()> {
     assert_eq!(scene.dns.asked(), asked, "an answer that is good is not asked for again");
     scene.dns.set(NAME, &[scene.address(0)?]);
     eventually("the new address serves", || {
-        ensure!(scene.session(&daemon)?.1 == 'a');
+        ensure!(daemon.serving(&scene.net.client)? == 'a');
         Ok(())
     })?;
     daemon.stop_at_once().map(drop)
@@ -137,13 +129,13 @@ fn a_reload_brings_new_names() -> Result<()> {
     scene.dns.set(NAME, &[scene.address(0)?]);
     scene.dns.set("other.example", &[scene.address(1)?]);
     let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(Group::new("onprem")))?;
-    let (mut session, name) = scene.session(&daemon)?;
+    let (mut session, name) = daemon.session(&scene.net.client)?;
     assert_eq!(name, 'a');
     let both = scene.config(Group::new("onprem").named_target(&format!("other.example:{TRAFFIC}")));
     // The reload waits for the answer.
     scene.dns.set_delay(Duration::from_millis(200));
     daemon.reload(&both)?;
-    let mut names: Vec<_> = (0..2).map(|_| Ok(scene.session(&daemon)?.1)).collect::<Result<_>>()?;
+    let mut names: Vec<_> = (0..2).map(|_| daemon.serving(&scene.net.client)).collect::<Result<_>>()?;
     names.sort_unstable();
     assert_eq!(names, ['a', 'b']);
     session.expect_quiet(Duration::from_millis(700))?;
@@ -159,7 +151,7 @@ fn a_name_with_several_addresses_moves_on_when_one_is_dead() -> Result<()> {
     scene.dns.set(NAME, &[second, first]);
     let group = Group::new("onprem").with("eject_after = 1").with("max_ejected = 100");
     let mut daemon = Daemon::start(&scene.net.proxy, &scene.config(group))?;
-    let (_, name) = scene.session(&daemon)?;
+    let name = daemon.serving(&scene.net.client)?;
     let chosen = [first, second][usize::from(name == 'b')];
     // The other order and another address change nothing.
     scene.dns.set(NAME, &[first, second, dead]);
@@ -168,11 +160,11 @@ fn a_name_with_several_addresses_moves_on_when_one_is_dead() -> Result<()> {
         ensure!(scene.dns.asked() > asked + 6);
         Ok(())
     })?;
-    assert_eq!(scene.session(&daemon)?.1, name);
+    assert_eq!(daemon.serving(&scene.net.client)?, name);
     // Only the dead one is left, and then there is a living one again.
     scene.dns.set(NAME, &[dead]);
     eventually("nobody serves", || {
-        ensure!(scene.session(&daemon).is_err());
+        ensure!(daemon.session(&scene.net.client).is_err());
         Ok(())
     })?;
     scene.dns.set(NAME, &[dead, chosen]);
@@ -222,7 +214,7 @@ fn an_answer_lasts_no_longer_than_the_configuration_says() -> Result<()> {
     scene.dns.set_ttl(3_600);
     let config = scene.config(Group::new("onprem")).dns("max_ttl = \"100ms\"");
     let mut daemon = Daemon::start(&scene.net.proxy, &config)?;
-    assert_eq!(scene.session(&daemon)?.1, 'a');
+    assert_eq!(daemon.serving(&scene.net.client)?, 'a');
     scene.dns.set(NAME, &[scene.address(1)?]);
     scene.wait_serving(&daemon, 'b')?;
     daemon.stop_at_once().map(drop)

@@ -47,14 +47,11 @@ impl Places {
 
     /// A session and the letter of its target.
     fn session(&self, daemon: &Daemon) -> Result<(TcpStream, char)> {
-        let mut stream = self.net.client.connect(daemon.v4())?;
-        let mut name = [0];
-        stream.read_exact(&mut name)?;
-        Ok((stream, name[0].into()))
+        daemon.session(&self.net.client)
     }
 
     fn serving(&self, daemon: &Daemon) -> Result<char> {
-        self.session(daemon).map(|(_, name)| name)
+        daemon.serving(&self.net.client)
     }
 }
 
@@ -207,22 +204,15 @@ fn a_target_that_came_back_starts_slowly() -> Result<()> {
     let group = group.health("interval = \"100ms\"").health("fast_interval = \"20ms\"");
     let group = group.target(targets[0].address()).target(targets[1].address());
     let mut daemon = Daemon::start(&net.proxy, &Config::new([group]))?;
-    let open = |count: usize| -> Result<Vec<(TcpStream, u8)>> {
-        let session = || {
-            let mut stream = net.client.connect(daemon.v4())?;
-            let mut name = [0];
-            stream.read_exact(&mut name)?;
-            Ok((stream, name[0]))
-        };
-        (0..count).map(|_| session()).collect()
-    };
+    let open =
+        |count: usize| -> Result<Vec<(TcpStream, char)>> { (0..count).map(|_| daemon.session(&net.client)).collect() };
     // At the start both have their whole share.
-    assert_eq!(open(10)?.iter().filter(|(_, name)| *name == b'a').count(), 5);
+    assert_eq!(open(10)?.iter().filter(|(_, name)| *name == 'a').count(), 5);
     checks[0].answer(503);
     daemon.wait_metric("landbridge_target_up", &[], 1.0)?;
     checks[0].answer(200);
     daemon.wait_metric("landbridge_target_up", &[], 2.0)?;
-    let returned = open(44)?.iter().filter(|(_, name)| *name == b'a').count();
+    let returned = open(44)?.iter().filter(|(_, name)| *name == 'a').count();
     ensure!((1..=5).contains(&returned), "a tenth of its weight is 4 of 44 sessions, not {returned}");
     daemon.stop().map(drop)
 }
@@ -351,19 +341,13 @@ fn a_device_that_goes_takes_its_group_with_it_and_brings_it_back() -> Result<()>
     let onprem = onprem.health("kind = \"tcp\"").health("interval = \"1h\"").target(targets[0].address());
     let aws = Group::new("aws").with("tier = 1").target(targets[1].address());
     let mut daemon = Daemon::start(&net.proxy, &Config::new([onprem, aws]))?;
-    let serving = || -> Result<(TcpStream, u8)> {
-        let mut stream = net.client.connect(daemon.v4())?;
-        let mut name = [0];
-        stream.read_exact(&mut name)?;
-        Ok((stream, name[0]))
-    };
-    let (mut session, name) = serving()?;
-    assert_eq!(name, b'a');
+    let (mut session, name) = daemon.session(&net.client)?;
+    assert_eq!(name, 'a');
 
     let since = Instant::now();
     net.proxy.ip("link set target0 down")?;
     session.expect_ending(Ending::Reset)?;
-    assert_eq!(serving()?.1, b'b');
+    assert_eq!(daemon.serving(&net.client)?, 'b');
     println!("measured: device down: sessions reset, the next tier serves after {:?}", since.elapsed());
     ensure!(since.elapsed() < Duration::from_secs(2), "it took {:?}", since.elapsed());
     daemon.wait_metric("landbridge_sessions_total", &[("end", "target_down")], 1.0)?;
@@ -373,7 +357,7 @@ fn a_device_that_goes_takes_its_group_with_it_and_brings_it_back() -> Result<()>
     net.proxy.ip("link set target0 up")?;
     wait_up(&daemon, "onprem", 1.0)?;
     eventually("the first place serves again", || {
-        ensure!(serving()?.1 == b'a');
+        ensure!(daemon.serving(&net.client)? == 'a');
         Ok(())
     })?;
     ensure!(since.elapsed() >= HOLD, "it was held for {:?}", since.elapsed());
@@ -386,7 +370,7 @@ fn a_device_that_goes_takes_its_group_with_it_and_brings_it_back() -> Result<()>
 
     net.proxy.ip("link del target0")?;
     wait_up(&daemon, "onprem", 0.0)?;
-    assert_eq!(serving()?.1, b'b');
+    assert_eq!(daemon.serving(&net.client)?, 'b');
     daemon.stop_at_once().map(drop)
 }
 

@@ -1,22 +1,13 @@
 //! Targets that fall silent: sessions that stall tell, and most of a group tell for all of it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
-use landbridge_tests::{Config, Daemon, Group, Net, PATIENCE, SocketExt};
+use landbridge_tests::{Config, Daemon, Group, Net, SocketExt};
 
 const CONNECTS: &str = "landbridge_target_connects_total";
-
-fn serving(net: &Net, daemon: &Daemon) -> Result<char> {
-    let mut stream: TcpStream = net.client.connect(daemon.v4())?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut name = [0];
-    stream.read_exact(&mut name)?;
-    Ok(name[0].into())
-}
 
 #[test]
 fn a_session_that_stalls_is_evidence_against_its_target() -> Result<()> {
@@ -69,18 +60,18 @@ fn most_targets_behind_a_device_speak_for_all_of_them() -> Result<()> {
     let onprem = targets.iter().fold(onprem, |group, target| group.target(target.address()));
     let aws = Group::new("aws").with("tier = 1").target(cloud.address());
     let mut daemon = Daemon::start(&net.proxy, &Config::new([onprem, aws]))?;
-    assert_eq!(serving(&net, &daemon)?, 'a');
+    assert_eq!(daemon.serving(&net.client)?, 'a');
     let connects = |daemon: &Daemon| Ok::<_, anyhow::Error>(daemon.metrics()?.value(CONNECTS, &[("group", "onprem")]));
     let before = connects(&daemon)?;
 
     net.cut_target(0)?;
-    assert_eq!(serving(&net, &daemon)?, 'b');
+    assert_eq!(daemon.serving(&net.client)?, 'b');
     assert_eq!(connects(&daemon)?, before + 2.0);
     ensure!(daemon.process().stderr().contains("most targets failed together"));
 
     net.mend_target(0)?;
     landbridge_tests::eventually("the group is tried again", || {
-        ensure!(serving(&net, &daemon)? == 'a');
+        ensure!(daemon.serving(&net.client)? == 'a');
         Ok(())
     })?;
     daemon.stop_within(Duration::from_secs(10)).map(drop)

@@ -1,27 +1,18 @@
 //! On-premises targets behind a real WireGuard tunnel: failover when it is cut, and joined sessions through it.
 
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use landbridge_tests::crowd::{Crowd, Habits};
 use landbridge_tests::targets::Scripted;
 use landbridge_tests::wireguard::Tunnel;
-use landbridge_tests::{Config, Daemon, Ending, Group, Net, PATIENCE, SocketExt, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt, eventually};
 
 const TRAFFIC: u16 = 9000;
 
 fn tunnel(net: &Net) -> Result<Tunnel> {
     let near = net.proxy_towards(0).into();
     Tunnel::lay((&net.proxy, near), (&net.targets[0], net.targets[0].v4(0).ip()))
-}
-
-fn serving(net: &Net, daemon: &Daemon) -> Result<char> {
-    let mut stream = net.client.connect(daemon.v4())?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut name = [0];
-    stream.read_exact(&mut name)?;
-    Ok(name[0].into())
 }
 
 #[test]
@@ -37,22 +28,22 @@ fn the_cloud_takes_over_while_the_tunnel_is_cut_and_gives_back_after_the_hold() 
     let onprem = onprem.target(tunnel.far(TRAFFIC));
     let aws = Group::new("aws").with("tier = 1").target(cloud.address());
     let mut daemon = Daemon::start(&net.proxy, &Config::new([onprem, aws]))?;
-    assert_eq!(serving(&net, &daemon)?, 'a');
+    assert_eq!(daemon.serving(&net.client)?, 'a');
     let mut session = net.client.connect(daemon.v4())?;
     session.expect(b"a")?;
 
     net.cut_target(0)?;
     daemon.wait_metric("landbridge_target_up", &[("group", "onprem")], 0.0)?;
-    assert_eq!(serving(&net, &daemon)?, 'b');
+    assert_eq!(daemon.serving(&net.client)?, 'b');
     session.expect_ending(Ending::Reset)?;
     assert_eq!(daemon.metrics()?.value("landbridge_group_share", &[("group", "onprem")]), 0.0);
 
     net.mend_target(0)?;
     daemon.wait_metric("landbridge_target_up", &[("group", "onprem")], 1.0)?;
     let back = Instant::now();
-    assert_eq!(serving(&net, &daemon)?, 'b', "it is held");
+    assert_eq!(daemon.serving(&net.client)?, 'b', "it is held");
     eventually("it is given back", || {
-        ensure!(serving(&net, &daemon)? == 'a');
+        ensure!(daemon.serving(&net.client)? == 'a');
         Ok(())
     })?;
     // The metric was seen a moment after the target came back.
