@@ -81,6 +81,11 @@ pub const BY_TARGET: u64 = 1 << 11;
 /// reset.
 pub const WAS_RESET: u64 = 1 << 12;
 
+/// What [`Leg::clock`] is set ahead of the clock that the socket tells. The kernel clears the lowest bit of what it tells
+/// (it marks clocks of microseconds), and whoever continues the clock with another one's steps loses up to two more to
+/// rounding. A receiver takes a timestamp that is one step back and drops the packet if it is two (PAWS, RFC 7323).
+pub const CLOCK_AHEAD: u32 = 3;
+
 /// Set in fields whose lower half is a number once they hold one.
 pub const KNOWN: u64 = 1 << 32;
 
@@ -116,7 +121,8 @@ pub struct Leg {
     /// Packets of this leg leave through `device` whatever the routes say, because the other leg's socket is bound to
     /// it.
     pub is_bound: u8,
-    /// The other leg's timestamp clock (`TCP_TIMESTAMP`, one step a millisecond) at [`Joint::clocks_read_at`].
+    /// The other leg's timestamp clock (`TCP_TIMESTAMP`, one step a millisecond) at [`Joint::clocks_read_at`], set ahead
+    /// by [`CLOCK_AHEAD`].
     pub clock: u32,
     /// The index of the device that leads to the other peer. Unless bound, it is used only where the kernel does not
     /// tell the program its routes: before Linux 6.4, or without forwarding on the loopback device.

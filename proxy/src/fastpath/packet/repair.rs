@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use landbridge_common::packet::CLOCK_AHEAD;
 use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -39,11 +40,6 @@ pub(super) struct Sequences {
     pub(super) clock: u32,
 }
 
-/// What the clock is set ahead. The kernel clears the lowest bit of what it tells (it marks clocks of microseconds), and
-/// whoever continues the clock with another one's steps loses up to two more to rounding. A receiver takes a timestamp that
-/// is one step back and drops the packet if it is two (PAWS, RFC 7323).
-const AHEAD: u32 = 3;
-
 /// Asks for them. Packets that arrive meanwhile are received as ever. `probe`: the peer is asked for an acknowledgement.
 pub(super) fn sequences(socket: BorrowedFd<'_>, probe: bool) -> io::Result<Sequences> {
     repair(socket, ON)?;
@@ -53,7 +49,7 @@ pub(super) fn sequences(socket: BorrowedFd<'_>, probe: bool) -> io::Result<Seque
             number(socket, TCP_QUEUE_SEQ)
         };
         let (received, sent) = (queue(RECEIVE_QUEUE)?, queue(SEND_QUEUE)?);
-        Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)?.wrapping_add(AHEAD) })
+        Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)?.wrapping_add(CLOCK_AHEAD) })
     };
     let read: io::Result<Sequences> = read();
     repair(socket, if probe { OFF_WITH_PROBE } else { OFF })?;
