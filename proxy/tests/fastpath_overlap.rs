@@ -4,19 +4,17 @@
 //! Needs root and the eBPF object (`cargo xtask test`), else it says that it did nothing.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use landbridge::fastpath::{FastPath, Limits, Unavailable};
-use nix::libc;
+use landbridge_tests::option::{self, Sequences};
+use landbridge_tests::packet::Packet;
 use socket2::{Domain, Protocol, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(5);
-
-/// The header of TCP without options.
-const HEADER: usize = 20;
 
 #[test]
 fn what_a_segment_repeats_is_not_forwarded_again() -> Result<()> {
@@ -76,74 +74,33 @@ fn connect() -> Result<(TcpStream, TcpStream)> {
 
 /// Sends a segment to the peer of `sender` in its name. It begins `back` bytes before what `sender` would send next.
 fn forge(sender: &TcpStream, back: i64, payload: &[u8]) -> Result<()> {
-    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (sender.local_addr()?, sender.peer_addr()?) else {
-        bail!("not IPv4");
-    };
-    let [next, acknowledged] = sequence_numbers(sender).context("the sequence numbers of a connection")?;
-    let segment = segment(from, to, next.wrapping_sub(back as u32), acknowledged, payload);
-    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
-    raw.bind(&SocketAddrV4::new(*from.ip(), 0).into())?;
-    raw.send_to(&segment, &SocketAddrV4::new(*to.ip(), 0).into())?;
-    Ok(())
-}
-
-/// What a socket sends next, and what it expects next.
-fn sequence_numbers(socket: &TcpStream) -> io::Result<[u32; 2]> {
-    const SEND_QUEUE: i32 = 2;
-    const RECEIVE_QUEUE: i32 = 1;
-    /// Without a probe to the peer.
-    const OFF: i32 = -1;
-    set(socket, libc::TCP_REPAIR, 1)?;
-    let queues = [SEND_QUEUE, RECEIVE_QUEUE].map(|queue| {
-        set(socket, libc::TCP_REPAIR_QUEUE, queue)?;
-        get(socket, libc::TCP_QUEUE_SEQ)
-    });
-    set(socket, libc::TCP_REPAIR, OFF)?;
-    let [next, expected] = queues;
-    Ok([next?, expected?])
-}
-
-fn set(socket: &TcpStream, option: i32, value: i32) -> io::Result<()> {
-    let length = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the pointer and the length are those of `value`.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn get(socket: &TcpStream, option: i32) -> io::Result<u32> {
-    let mut value = 0_u32;
-    let mut length = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the pointers and the length are those of `value` and `length`.
-    let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw mut value).cast(), &raw mut length)
-    };
-    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
-}
-
-/// A TCP segment with its checksum.
-fn segment(from: SocketAddrV4, to: SocketAddrV4, sequence: u32, acknowledged: u32, payload: &[u8]) -> Vec<u8> {
     const PUSH_AND_ACK: u8 = 0x18;
     /// As small as windows get, and scaled.
     const WINDOW: u16 = 1000;
-    let mut segment = Vec::with_capacity(HEADER + payload.len());
-    segment.extend(from.port().to_be_bytes());
-    segment.extend(to.port().to_be_bytes());
-    segment.extend(sequence.to_be_bytes());
-    segment.extend(acknowledged.to_be_bytes());
-    segment.extend([(HEADER as u8 / 4) << 4, PUSH_AND_ACK]);
-    segment.extend(WINDOW.to_be_bytes());
-    segment.extend([0; 4]);
-    segment.extend(payload);
+    let (from, to) = (sender.local_addr()?, sender.peer_addr()?);
+    let numbers = sequences(sender).context("the sequence numbers of a connection")?;
+    let packet = Packet {
+        source: (from.ip(), from.port()),
+        destination: (to.ip(), to.port()),
+        sequence: numbers.sent.wrapping_sub(back as u32),
+        acknowledgement: numbers.received,
+        flags: PUSH_AND_ACK,
+        window: WINDOW,
+        options: Vec::new(),
+        payload: payload.to_vec(),
+        hops: 64,
+        class: 0,
+        identification: 0,
+    };
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
+    raw.set_header_included_v4(true)?;
+    raw.send_to(&packet.bytes(), &to.into())?;
+    Ok(())
+}
 
-    let mut pseudo = Vec::from(from.ip().octets());
-    pseudo.extend(to.ip().octets());
-    pseudo.extend([0, libc::IPPROTO_TCP as u8]);
-    pseudo.extend((segment.len() as u16).to_be_bytes());
-    let words = pseudo.chunks(2).chain(segment.chunks(2));
-    let sum: u32 = words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let folded = (folded & 0xffff) + (folded >> 16);
-    segment[16..18].copy_from_slice(&(!(folded as u16)).to_be_bytes());
-    segment
+fn sequences(socket: &TcpStream) -> io::Result<Sequences> {
+    option::repair(socket)?;
+    let sequences = option::sequences(socket);
+    option::end_repair(socket)?;
+    sequences
 }

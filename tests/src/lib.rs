@@ -16,6 +16,7 @@ mod link;
 mod memory;
 mod metrics;
 mod net;
+pub mod option;
 pub mod packet;
 mod pattern;
 mod poll;

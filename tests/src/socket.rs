@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::libc;
 use socket2::SockRef;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, option};
 
 /// How a connection ended, seen from one end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,21 +100,7 @@ impl SocketExt for TcpStream {
     }
 
     fn forget(self) -> Result<()> {
-        // `TCP_REPAIR` (linux/tcp.h): a socket that is closed in it sends neither FIN nor RST.
-        const TCP_REPAIR: libc::c_int = 19;
-        let on: libc::c_int = 1;
-        // SAFETY: the pointer and the size are those of one int.
-        let result = unsafe {
-            libc::setsockopt(
-                self.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                TCP_REPAIR,
-                (&raw const on).cast(),
-                size_of_val(&on) as libc::socklen_t,
-            )
-        };
-        ensure!(result == 0, "repair mode: {}", io::Error::last_os_error());
-        Ok(())
+        option::repair(&self).context("repair mode")
     }
 
     fn reset(self) -> Result<()> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use anyhow::{Context as _, Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
-use landbridge_tests::{Borrowed, Config, Daemon, Ending, Held, Net, SocketExt as _, eventually};
+use landbridge_tests::{Borrowed, Config, Daemon, Ending, Held, Net, SocketExt as _, eventually, option};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -74,26 +74,11 @@ fn a_socket_whose_filter_is_locked() -> Result<()> {
     for Borrowed { here, .. } in daemon.process().borrow("socket:")? {
         let socket = Socket::from(here);
         if socket.is_listener().unwrap_or(false) {
-            lock_filter(&socket)?;
+            option::set(&socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
         }
     }
     let client = net.client.connect(daemon.v4())?;
     refused(daemon, client, (1.0, "gate_refused"))
-}
-
-fn lock_filter(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer and the size are those of one int.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LOCK_FILTER,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[test]

@@ -4,12 +4,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::packet::Packet;
-use landbridge_tests::{Config, Daemon, Ending, Host, Link, Net, Offloads, SocketExt, Weather, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Host, Link, Net, Offloads, SocketExt, Weather, eventually, option};
 use nix::libc;
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -216,29 +215,9 @@ fn an_error_that_is_too_long_for_another_header_is_dropped() -> Result<()> {
 
 /// The sequence number that a socket expects next.
 fn expected_next(socket: &TcpStream) -> Result<u32> {
-    // linux/tcp.h
-    const TCP_REPAIR: libc::c_int = 19;
-    const TCP_REPAIR_QUEUE: libc::c_int = 20;
-    const TCP_QUEUE_SEQ: libc::c_int = 21;
-    const RECEIVE_QUEUE: libc::c_int = 1;
-    const ON: libc::c_int = 1;
-    const OFF_WITHOUT_PROBE: libc::c_int = -1;
-    let set = |option: libc::c_int, value: libc::c_int| {
-        let size = size_of_val(&value) as libc::socklen_t;
-        // SAFETY: the pointer and the size are those of one int.
-        let code =
-            unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size) };
-        if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    set(TCP_REPAIR, ON)?;
-    set(TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
-    let (mut next, mut size) = (0_u32, size_of::<u32>() as libc::socklen_t);
-    // SAFETY: the kernel writes at most one word, and the pointers outlive the call.
-    let code = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, TCP_QUEUE_SEQ, (&raw mut next).cast(), &raw mut size)
-    };
-    ensure!(code == 0, "{}", io::Error::last_os_error());
-    set(TCP_REPAIR, OFF_WITHOUT_PROBE)?;
+    option::repair(socket)?;
+    let next = option::sequences(socket)?.received;
+    option::end_repair(socket)?;
     Ok(next)
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use landbridge_common::packet::{CLIENT, CLIENT_ACKED, PacketCounter, TARGET, event, phase};
-use landbridge_tests::{Checker, Host, Link, Net, Offloads, Source, Weather, eventually};
+use landbridge_tests::{Checker, Host, Link, Net, Offloads, SocketExt as _, Source, Weather, eventually};
 
-use crate::middle::{INDEX, Session, Snapshot, unacknowledged};
+use crate::middle::{INDEX, Session, Snapshot};
 use crate::programs::Programs;
 
 /// Many windows, and a few hundred milliseconds.
@@ -213,7 +213,7 @@ fn is_joined_as_told(case: Case, programs: &mut Programs) -> Result<bool> {
     for (socket, before) in session.legs.iter().zip(before) {
         let now = Snapshot::of(socket)?;
         assert_eq!((now.received, now.sent, now.unread), (before.received, before.sent, 0));
-        assert_eq!(unacknowledged(socket)?, 0);
+        assert_eq!(socket.unacknowledged()?, 0);
         arrived += now.segments_in - before.segments_in;
     }
     assert!(arrived == 1 || is_rough, "{arrived} {counted:?}");

@@ -1,16 +1,16 @@
 //! A tiny proxy: it relays a first request in user space and then joins the two connections, as the daemon would.
 
 use std::io::{self, Read as _, Write as _};
-use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Result, ensure};
 use landbridge_common::packet::{
-    CLIENT, CLIENT_ACKED, Joint, KNOWN, Leg, TARGET, TARGET_ACKED, TIMESTAMPS, Tuple, phase,
+    CLIENT, CLIENT_ACKED, CLOCK_AHEAD, Joint, KNOWN, Leg, TARGET, TARGET_ACKED, TIMESTAMPS, Tuple, phase,
 };
-use landbridge_tests::{Host, eventually};
+use landbridge_tests::option::{self, Sequences};
+use landbridge_tests::{Host, SocketExt as _, eventually};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
@@ -47,7 +47,7 @@ impl Session {
         let target_leg = proxy.connect(targets.local_addr()?)?;
         let target = accept(&targets)?;
         // The client acknowledges with what it writes next, if it writes soon.
-        set(&client, libc::TCP_QUICKACK, 0)?;
+        option::set(&client, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)?;
         let mut session = Self { client, target, legs: [client_leg, target_leg] };
         session.relay()?;
         Ok(session)
@@ -80,7 +80,7 @@ impl Session {
     pub(crate) fn settle(&self) -> Result<()> {
         eventually("both peers acknowledge everything", || {
             for leg in &self.legs {
-                ensure!(unacknowledged(leg)? == 0, "not yet");
+                ensure!(leg.unacknowledged()? == 0, "not yet");
             }
             Ok(())
         })
@@ -98,7 +98,7 @@ impl Session {
             let received = sockets[side].received;
             let arrived = passed & KNOWN == 0 || (received.wrapping_sub(passed as u32) as i32) >= 0;
             ensure!(arrived && sockets[side].unread == 0, "not quiet");
-            if unacknowledged(&self.legs[side])? == 0 {
+            if self.legs[side].unacknowledged()? == 0 {
                 acked |= flag;
             }
         }
@@ -185,10 +185,6 @@ pub(crate) fn monotonic() -> u64 {
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
-/// What the clock is set ahead, in milliseconds: the kernel tells it without its lowest bit, and rounding loses up to
-/// two steps more. A peer drops what steps back.
-const AHEAD: u32 = 4;
-
 /// What a socket knows about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Snapshot {
@@ -204,56 +200,28 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Puts the socket into repair mode, in which it is silent, and leaves it there.
     pub(crate) fn of(socket: &TcpStream) -> Result<Self> {
-        const RECEIVE_QUEUE: u32 = 1;
-        const SEND_QUEUE: u32 = 2;
-        set(socket, libc::TCP_REPAIR, 1)?;
-        set(socket, libc::TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
-        let received = get::<u32>(socket, libc::TCP_QUEUE_SEQ)?;
-        set(socket, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
-        let sent = get::<u32>(socket, libc::TCP_QUEUE_SEQ)?;
-        let info = get::<[u8; 144]>(socket, libc::TCP_INFO)?;
-        let segments_in = u32::from_ne_bytes(info[140..144].try_into().expect("four bytes"));
+        option::repair(socket)?;
+        let Sequences { sent, received } = option::sequences(socket)?;
+        // `struct tcp_info` (linux/tcp.h)
+        let info: [u32; 36] = option::get(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+        let scales = info[1].to_ne_bytes()[2];
+        let [clock] = option::get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?;
         Ok(Self {
             received,
             sent,
-            scale_of_peer: info[6] & 15,
-            scale: info[6] >> 4,
-            clock: get::<u32>(socket, libc::TCP_TIMESTAMP)?.wrapping_add(AHEAD),
-            unread: queue(socket, libc::FIONREAD)?,
-            segments_in,
+            scale_of_peer: scales & 15,
+            scale: scales >> 4,
+            clock: clock.wrapping_add(CLOCK_AHEAD),
+            unread: unread(socket)?,
+            segments_in: info[35],
         })
     }
 }
 
-pub(crate) fn unacknowledged(socket: &TcpStream) -> Result<u32> {
-    queue(socket, libc::TIOCOUTQ)
-}
-
-fn queue(socket: &TcpStream, what: libc::c_ulong) -> Result<u32> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: both requests write one int to the pointer.
-    let code = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut bytes) };
-    nix::errno::Errno::result(code)?;
+fn unread(socket: &TcpStream) -> Result<u32> {
+    nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
+    let mut bytes = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one int.
+    unsafe { fionread(socket.as_raw_fd(), &raw mut bytes) }?;
     Ok(u32::try_from(bytes)?)
-}
-
-fn set(socket: &TcpStream, option: libc::c_int, value: u32) -> Result<()> {
-    let len = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the kernel reads one integer.
-    let code =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), len) };
-    nix::errno::Errno::result(code)?;
-    Ok(())
-}
-
-fn get<T: Copy>(socket: &TcpStream, option: libc::c_int) -> Result<T> {
-    let mut len = size_of::<T>() as libc::socklen_t;
-    let mut value = std::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: the kernel writes at most `len` bytes; all types used are integers and arrays of them.
-    let code = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value.as_mut_ptr().cast(), &raw mut len)
-    };
-    nix::errno::Errno::result(code)?;
-    // SAFETY: as above.
-    Ok(unsafe { value.assume_init() })
 }
