@@ -25,7 +25,7 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Fault> {
         }
         _ => {}
     }
-    match socket(text) {
+    match socket(text, PORT) {
         Ok(address) => usable(address.ip(), text, true).map(|()| address),
         Err(TargetFault::Wrong(fault)) => Err(fault),
         Err(TargetFault::DnsName(..)) => Err(Fault::new(
@@ -37,13 +37,17 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Fault> {
 
 /// An address to connect to.
 pub(super) fn target(text: &str) -> Result<SocketAddr, TargetFault> {
-    let address = socket(text)?;
+    connectable(text, PORT)
+}
+
+fn connectable(text: &str, usual_port: u16) -> Result<SocketAddr, TargetFault> {
+    let address = socket(text, usual_port)?;
     usable(address.ip(), text, false).map(|()| address).map_err(TargetFault::Wrong)
 }
 
 /// The address of a DNS server.
 pub(super) fn server(text: &str) -> Result<SocketAddr, Fault> {
-    target(text).map_err(|fault| match fault {
+    connectable(text, 53).map_err(|fault| match fault {
         TargetFault::Wrong(fault) => fault,
         TargetFault::DnsName(..) => Fault::new(
             format!("{} is itself a name", quoted(text)),
@@ -61,53 +65,69 @@ pub(super) fn source(text: &str) -> Result<IpAddr, Fault> {
 
 const BIND: &str = "\"0.0.0.0:8000\" or \"[::]:8000\"";
 
+/// The port of examples.
+const PORT: u16 = 8000;
+
 /// Reads an address and says precisely what is wrong with it.
-fn socket(text: &str) -> Result<SocketAddr, TargetFault> {
+fn socket(text: &str, usual_port: u16) -> Result<SocketAddr, TargetFault> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return checked(address, text).map_err(TargetFault::Wrong);
     }
     let wrong =
         |what: &str, remedy: String| Err(TargetFault::Wrong(Fault::new(format!("{} {what}", quoted(text)), remedy)));
     if text.parse::<Ipv4Addr>().is_ok() {
-        return wrong("has no port", format!("write \"{text}:8000\""));
+        return wrong("has no port", format!("write \"{text}:{usual_port}\""));
     }
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
         // "::1:8000" is an IPv6 address as a whole; more likely its last part is meant as a port.
         let remedy = match text.rsplit_once(':') {
             Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => format!("write \"[{host}]:{port}\""),
-            _ => format!("write \"[{ip}]:8000\""),
+            _ => format!("write \"[{ip}]:{usual_port}\""),
         };
         return wrong("has an IPv6 address without brackets", remedy);
+    }
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return wrong("is a Unix socket", "landbridge proxies TCP: write IP address and port".to_owned());
     }
     if text.contains("://") {
         return wrong("is a URL", "write address and port only, such as \"10.0.0.1:8000\"".to_owned());
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         if let Some(ip) = bracketed(text) {
-            return wrong("has no port", format!("write \"[{ip}]:8000\""));
+            return wrong("has no port", format!("write \"[{ip}]:{usual_port}\""));
         }
-        let what = if is_host_name(text) { "has no port" } else { "is not an address" };
-        return wrong(what, EXAMPLE.to_owned());
+        if is_host_name(text) {
+            return wrong("has no port", format!("write \"{text}:{usual_port}\""));
+        }
+        return wrong("is not an address", example(usual_port));
     };
     let port_is_good = port.parse::<u16>().is_ok_and(|port| port > 0);
     if let Ok(ip) = host.parse::<Ipv6Addr>() {
-        return wrong("has an IPv6 address without brackets", format!("write \"[{ip}]:8000\""));
+        return wrong("has an IPv6 address without brackets", format!("write \"[{ip}]:{usual_port}\""));
     }
     if bracketed(text).is_some() {
-        return wrong("has no port", format!("write \"{text}:8000\""));
+        return wrong("has no port", format!("write \"{text}:{usual_port}\""));
     }
     let host_is_good = host.parse::<Ipv4Addr>().is_ok() || bracketed(host).is_some() || is_host_name(host);
     match (host_is_good, port_is_good) {
-        (true, false) if port.is_empty() => wrong("has no port", EXAMPLE.to_owned()),
+        (true, false) if port.is_empty() => wrong("has no port", example(usual_port)),
+        (true, false) if is_range(port) => wrong("has a range of ports", "write one address for each port".to_owned()),
         (true, false) => wrong("has no valid port", "use a port from 1 to 65535".to_owned()),
         (true, true) if is_host_name(host) => {
             Err(TargetFault::DnsName(host.to_owned(), port.parse().unwrap_or_default()))
         }
-        _ => wrong("is not an address", EXAMPLE.to_owned()),
+        _ => wrong("is not an address", example(usual_port)),
     }
 }
 
-const EXAMPLE: &str = "write IP address and port, such as \"10.0.0.1:8000\" or \"[fd00::1]:8000\"";
+fn example(port: u16) -> String {
+    format!("write IP address and port, such as \"10.0.0.1:{port}\" or \"[fd00::1]:{port}\"")
+}
+
+/// Whether it is two ports with a hyphen in between.
+fn is_range(ports: &str) -> bool {
+    ports.split_once('-').is_some_and(|(first, last)| first.parse::<u16>().is_ok() && last.parse::<u16>().is_ok())
+}
 
 fn checked(address: SocketAddr, text: &str) -> Result<SocketAddr, Fault> {
     match address {
@@ -128,7 +148,8 @@ fn usable(ip: IpAddr, text: &str, wildcard_is_good: bool) -> Result<(), Fault> {
     if let IpAddr::V6(v6) = ip
         && let Some(v4) = v6.to_ipv4_mapped()
     {
-        return fault("is an IPv4 address in IPv6 form", format!("write it as {v4}"));
+        let port = text.parse::<SocketAddr>().map(|address| format!(":{}", address.port())).unwrap_or_default();
+        return fault("is an IPv4 address in IPv6 form", format!("write \"{v4}{port}\""));
     }
     if ip.is_unspecified() && !wildcard_is_good {
         return fault("stands for every address", "give one address".to_owned());
@@ -188,15 +209,26 @@ mod tests {
             ("[::1]:0", "has port 0", "from 1 to 65535"),
             ("[::1]:99999", "no valid port", "from 1 to 65535"),
             ("[fe80::1%2]:80", "has a zone", "tcp.interface"),
-            ("[::ffff:10.0.0.1]:80", "IPv4 address in IPv6 form", "10.0.0.1"),
+            ("[::ffff:10.0.0.1]:80", "IPv4 address in IPv6 form", "\"10.0.0.1:80\""),
             ("localhost:8000", "is a host name", "bind to an IP address"),
-            ("localhost", "has no port", "10.0.0.1:8000"),
+            ("localhost", "has no port", "\"localhost:8000\""),
+            ("10.0.0.1:8000-8010", "a range of ports", "one address for each port"),
+            ("unix:/run/x.sock", "Unix socket", "TCP"),
+            ("/run/x.sock", "Unix socket", "TCP"),
             ("http://10.0.0.1:80", "is a URL", "address and port only"),
             ("224.0.0.1:80", "multicast", "one machine"),
             ("255.255.255.255:80", "broadcast", "one machine"),
         ] {
             let fault = bind(text).unwrap_err();
             assert!(fault.what.contains(what), "{text}: {fault:?}");
+            assert!(fault.remedy.contains(remedy), "{text}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn servers_have_the_port_of_dns() {
+        for (text, remedy) in [("10.0.0.2", "\"10.0.0.2:53\""), ("fd00::2", "\"[fd00::2]:53\""), ("", "10.0.0.1:53")] {
+            let fault = server(text).unwrap_err();
             assert!(fault.remedy.contains(remedy), "{text}: {fault:?}");
         }
     }

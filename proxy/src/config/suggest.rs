@@ -7,11 +7,20 @@ use super::notes::KnownKey;
 /// How alike two words must be to call one a slip of the other: one letter in three may differ.
 const ALIKE: f64 = 0.6;
 
-/// The candidate that was most likely meant, if any comes close.
+/// So much of a word is more than chance where it is a part of another one.
+const TELLING: usize = 4;
+
+/// The candidate that was most likely meant, if any comes close or contains the word. Of both upper and lower case.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let likeness = |candidate: &str| {
+        let candidate = candidate.to_lowercase();
+        let part = if word.len() >= TELLING && candidate.contains(&word) { ALIKE } else { 0.0 };
+        strsim::normalized_damerau_levenshtein(&word, &candidate).max(part)
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
+        .map(|candidate| (likeness(candidate), candidate))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
@@ -26,11 +35,17 @@ pub(super) fn one_of<'a>(word: &str, choices: impl IntoIterator<Item = &'a str> 
     }
 }
 
+/// Keys that people look for in vain, as in other proxies.
+const TLS: [&str; 7] = ["tls", "ssl", "cert", "certificate", "key", "ca", "sni"];
+
 /// A remedy for a key that a table does not have: a slip, a key of another table, or else the keys it could be.
 pub(super) fn for_unknown_key(header: &str, key: &str, known: &BTreeSet<KnownKey>) -> String {
     let elsewhere: Vec<_> = known.iter().filter(|k| k.key == key && !k.header.is_empty()).map(|k| &*k.header).collect();
     if !elsewhere.is_empty() {
         return format!("it belongs in {}", elsewhere.join(" or "));
+    }
+    if TLS.contains(&key) {
+        return "TLS passes through as it is: clients and targets have the certificates".to_owned();
     }
     let here: Vec<_> = known.iter().filter(|k| k.header == header).map(|k| k.key).collect();
     match nearest(key, here.iter().copied()) {

@@ -24,12 +24,10 @@ pub enum UnitError {
         source: humantime::DurationError,
     },
     /// Not a size at all.
-    #[error("\"{text}\" is not a size ({reason})")]
+    #[error("\"{text}\" is not a size")]
     NotASize {
         /// What was given.
         text: String,
-        /// What is wrong with it.
-        reason: String,
     },
 }
 
@@ -64,7 +62,7 @@ pub fn size(text: &str) -> Result<u64, UnitError> {
         return Err(UnitError::NoUnit { text: text.to_owned(), example: format!("{text}B") });
     }
     let size: Result<bytesize::ByteSize, _> = text.parse();
-    size.map(|size| size.as_u64()).map_err(|reason| UnitError::NotASize { text: text.to_owned(), reason })
+    size.map(|size| size.as_u64()).map_err(|_: String| UnitError::NotASize { text: text.to_owned() })
 }
 
 /// Writes a duration in the largest unit that gives a whole number; [`duration`] reads it back.

@@ -241,7 +241,7 @@ max_ttl = "5s""#,
             "group[0].target[0].address",
             8,
             r#""[::ffff:10.0.0.1]:80" is an IPv4 address in IPv6 form"#,
-            "write it as 10.0.0.1",
+            "write \"10.0.0.1:80\"",
         )],
     },
     Case {

@@ -139,6 +139,20 @@ zzz = 1"#,
         name: "unknown table",
         text: After(
             0,
+            r#"[stats]
+uri = "x""#,
+        ),
+        problems: &[(
+            "stats",
+            1,
+            "unknown key",
+            "the keys here are admin, datapath, dns, group, listener, log, runtime, session_log",
+        )],
+    },
+    Case {
+        name: "TLS",
+        text: After(
+            0,
             r#"[tls]
 cert = "x""#,
         ),
@@ -146,7 +160,7 @@ cert = "x""#,
             "tls",
             1,
             "unknown key",
-            "the keys here are admin, datapath, dns, group, listener, log, runtime, session_log",
+            "TLS passes through as it is: clients and targets have the certificates",
         )],
     },
     Case {

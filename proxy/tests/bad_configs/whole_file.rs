@@ -243,6 +243,15 @@ weight = 70000"#,
         problems: &[("", 8, "invalid TOML: weight is given twice", "keep one of them")],
     },
     Case {
+        name: "group as a table beside a list of them",
+        text: After(
+            8,
+            r#"[group]
+name = "other""#,
+        ),
+        problems: &[("", 9, "invalid TOML: group is given twice", "write [[group]] each time")],
+    },
+    Case {
         name: "list is not closed",
         text: Line(3, r#"bind = ["0.0.0.0:8000""#),
         problems: &[("", 3, r#"invalid TOML: ["0.0.0.0:8000" is not closed"#, "close it")],

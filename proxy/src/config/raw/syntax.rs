@@ -35,7 +35,7 @@ pub(super) fn problems(text: &str, lines: &Lines, tree: &DeTable<'_>, errors: &[
         if unclosed.as_ref().is_some_and(|span| span.start <= start) || broken.lines.contains(&line) {
             continue;
         }
-        if broken.from.is_none_or(|from| line < from) && !is_local(tree, error) {
+        if broken.from.is_none_or(|from| line < from) && !is_local(text, tree, error) {
             broken.from = Some(line);
         }
         broken.lines.insert(line);
@@ -60,7 +60,11 @@ fn in_words(text: &str, line: usize, error: &Error) -> Problem {
         ),
         Some((what, "nothing")) => (what.to_owned(), "remove it".to_owned()),
         Some((what, expected)) => (what.to_owned(), format!("expected {expected}")),
-        None if error.message() == DUPLICATE => (format!("{piece} is given twice"), "keep one of them".to_owned()),
+        None if error.message() == DUPLICATE => {
+            let remedy =
+                list(text, error).map_or("keep one of them".to_owned(), |header| format!("write {header} each time"));
+            (format!("{piece} is given twice"), remedy)
+        }
         None => (error.message().to_owned(), "correct it".to_owned()),
     };
     Problem::of_text(line, format!("invalid TOML: {what}"), remedy)
@@ -69,13 +73,22 @@ fn in_words(text: &str, line: usize, error: &Error) -> Problem {
 /// How the parser calls a key that is given twice. Should its wording change, less of the file is judged; nothing breaks.
 const DUPLICATE: &str = "duplicate key";
 
+/// The header of the list that a key is which is given twice: as a table as well.
+fn list<'t>(text: &'t str, error: &Error) -> Option<&'t str> {
+    let key = error.span().and_then(|span| text.get(span))?;
+    let headers = text.lines().filter_map(|line| line.trim().split_inclusive("]]").next());
+    headers
+        .filter(|header| header.starts_with("[["))
+        .find(|header| header.trim_matches(['[', ']']).rsplit('.').next() == Some(key))
+}
+
 /// Whether an error leaves no doubt about the rest of the file: it lies inside one scalar, or a key is given twice.
-fn is_local(tree: &DeTable<'_>, error: &Error) -> bool {
+fn is_local(text: &str, tree: &DeTable<'_>, error: &Error) -> bool {
     let inside = |value: &Spanned<DeValue<'_>>| {
         let scalar = !matches!(value.get_ref(), DeValue::Array(_) | DeValue::Table(_));
         scalar && error.span().is_some_and(|span| contains(&value.span(), &span))
     };
-    error.message() == DUPLICATE || find(tree, &inside).is_some()
+    error.message() == DUPLICATE && list(text, error).is_none() || find(tree, &inside).is_some()
 }
 
 fn contains(outer: &Range<usize>, inner: &Range<usize>) -> bool {
