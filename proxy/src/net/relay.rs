@@ -3,28 +3,26 @@
 mod flow;
 mod join;
 pub(crate) mod pipe;
+mod settings;
+mod silence;
 mod socket;
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use landbridge_core::datapath::{Policy, Promote};
 use landbridge_core::end::SessionEnd;
-use landbridge_core::join::JoinRules;
 use landbridge_core::life::Broken;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::hangup::Hangups;
 use super::leg::Leg;
-use super::options::Liveness;
-use crate::config::{Datapath, DatapathRules, Listener, TcpOptions};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::{Books, Joined, PacketPath};
 use crate::idle_close::IdleClose;
@@ -35,6 +33,8 @@ use crate::tcp::{TcpInfo, outstanding};
 pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
 use join::{Join, Joint, Pair};
+pub(crate) use settings::Settings;
+use silence::Silence;
 use socket::recv_early;
 
 /// How long a reset of one leg is held back from the other so that bytes received before it arrive first. Several
@@ -87,44 +87,6 @@ impl Buffers {
 pub(crate) struct Kernel {
     pub(crate) fastpath: Arc<FastPath>,
     pub(crate) hangups: Rc<Hangups>,
-}
-
-/// What a listener's configuration says about moving bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
-    policy: Policy,
-    join: Option<JoinRules>,
-    liveness: Liveness,
-    idle: Option<Duration>,
-    half_close: Option<Duration>,
-}
-
-impl Settings {
-    /// By which numbers a session with such `target` legs is judged; `kernel`: whether there is a fast path.
-    pub(crate) fn new(listener: &Listener, target: &TcpOptions, rules: &DatapathRules, kernel: bool) -> Self {
-        let DatapathRules { thresholds, join, .. } = *rules;
-        let (splice, promote) = match listener.datapath {
-            Datapath::Auto => (true, Promote::Messages),
-            Datapath::Packet => (true, Promote::Never),
-            Datapath::Sockmap => (false, Promote::AtOnce),
-            Datapath::Splice => (true, Promote::Never),
-            Datapath::Copy => (false, Promote::Never),
-        };
-        // Without a fast path splicing is the fastest that is left.
-        let policy = if kernel {
-            Policy { splice, promote, thresholds }
-        } else {
-            Policy { splice: splice || promote != Promote::Never, promote: Promote::Never, thresholds }
-        };
-        let join = match listener.datapath {
-            Datapath::Auto => Some(join),
-            // This listener's operator has decided: no reason to wait.
-            Datapath::Packet => Some(JoinRules { after: 1, ..join }),
-            Datapath::Sockmap | Datapath::Splice | Datapath::Copy => None,
-        };
-        let liveness = Liveness::of(target);
-        Self { policy, join, liveness, idle: listener.idle_timeout, half_close: listener.half_close_timeout }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -343,17 +305,6 @@ impl<'a> Relay<'a> {
     }
 }
 
-impl Settings {
-    /// How long nothing may move, and what it is called when that is over.
-    fn silence(&self, half_closed: bool) -> (Option<Duration>, SessionEnd) {
-        match (self.idle, self.half_close.filter(|_| half_closed)) {
-            (Some(idle), Some(half)) if idle <= half => (Some(idle), SessionEnd::Idle),
-            (_, Some(half)) => (Some(half), SessionEnd::HalfCloseTimeout),
-            (idle, None) => (idle, SessionEnd::Idle),
-        }
-    }
-}
-
 impl Side {
     fn reset(self) -> SessionEnd {
         match self {
@@ -426,37 +377,5 @@ fn poll_both<'a>(
         2 if download_ended_first => Poll::Ready(Next::End(SessionEnd::TargetClosed)),
         2 => Poll::Ready(Next::End(SessionEnd::ClientClosed)),
         _ => Poll::Pending,
-    }
-}
-
-/// Finds sessions in which nothing has moved for a while. The clock is read only when something did move.
-#[derive(Default)]
-struct Silence {
-    moved: u64,
-    since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Silence {
-    /// Ready once `moved` has stood still for `limit`.
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Option<Duration>, moved: u64) -> Poll<()> {
-        let Some(limit) = limit else { return Poll::Pending };
-        if moved != self.moved || self.since.is_none() {
-            self.moved = moved;
-            self.since = Some(Instant::now());
-        }
-        let deadline = self.since.map_or_else(Instant::now, |since| since + limit);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        loop {
-            // A timer that runs early is left alone until it fires: moving it for every byte would cost more.
-            if timer.deadline() > deadline {
-                timer.as_mut().reset(deadline);
-            }
-            match timer.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if timer.deadline() >= deadline => return Poll::Ready(()),
-                Poll::Ready(()) => timer.as_mut().reset(deadline),
-            }
-        }
     }
 }
