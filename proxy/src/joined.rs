@@ -219,18 +219,25 @@ impl Member {
             return Some(end);
         }
         let rules = rules(self.account.listener(), &self.account.group().tcp);
-        match self.vigil.look(&rules, seen.map(sign), self.joined.now()) {
-            Verdict::Keep => None,
-            Verdict::Probe(sides) => {
-                for side in (0..2).filter(|side| sides[*side]) {
-                    if let Err(error) = self.joined.probe(side) {
-                        debug!("a joined leg cannot be probed: {error}");
-                    }
+        judge(&mut self.vigil, &rules, &mut self.joined, seen)
+    }
+}
+
+/// Asks peers that are silent for a sign of life; says how the session has to end.
+fn judge(vigil: &mut Vigil, rules: &VigilRules, joined: &mut Joined, seen: [Seen; 2]) -> Option<SessionEnd> {
+    let now = joined.now();
+    match vigil.look(rules, seen.map(sign), now) {
+        Verdict::Keep => None,
+        Verdict::Probe(sides) => {
+            for side in (0..2).filter(|side| sides[*side]) {
+                if let Err(error) = joined.probe(side) {
+                    debug!("a joined leg cannot be probed: {error}");
+                    vigil.not_sent(rules, side, now);
                 }
-                None
             }
-            Verdict::End(end) => Some(end),
+            None
         }
+        Verdict::End(end) => Some(end),
     }
 }
 

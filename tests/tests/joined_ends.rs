@@ -1,8 +1,9 @@
 //! Joined sessions that the daemon ends: both peers are reset, by segments that they take at once.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Barrier};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -122,6 +123,54 @@ fn at_the_deadline_of_a_stop() -> Result<()> {
     session.daemon.process().signal(Signal::SIGTERM)?;
     session.ends()?;
     session.daemon.wait_exit(PATIENCE).map(drop)
+}
+
+/// As of a VPN's device that is set up again. What cannot be asked meanwhile says nothing about a peer, whether the ports were
+/// held before or, after a restart, not yet; and both are told of the end.
+#[test]
+fn after_an_address_was_gone() -> Result<()> {
+    const GONE: Duration = Duration::from_secs(3);
+    /// More than it takes to find a peer dead.
+    const SILENCE: Duration = Duration::from_secs(7);
+    const KEEPALIVE: &str = "keepalive = \"1s\"";
+    for restarts in [false, true] {
+        let net = Net::new(1)?;
+        let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+            let mut heard = [0; MESSAGE.len()];
+            loop {
+                match stream.read_exact(&mut heard) {
+                    Ok(()) => stream.write_all(&heard)?,
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        })?;
+        let group = Group::new("onprem").tcp(KEEPALIVE).target(target.address());
+        let config = Config::new([group]).listener_tcp(KEEPALIVE).runtime("drain_timeout = \"0s\"");
+        let mut daemon = Daemon::start(&net.proxy, &config)?;
+        let mut client = net.client.connect(daemon.v4())?;
+        for _ in 0..ROUNDS {
+            client.expect_echo(MESSAGE)?;
+        }
+        daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+        if restarts {
+            daemon.kill()?;
+        }
+        let address = format!("{}/24 dev target0", net.proxy_towards(0));
+        net.proxy.ip(&format!("addr del {address}"))?;
+        if restarts {
+            daemon.start_again()?;
+        }
+        sleep(GONE);
+        net.proxy.ip(&format!("addr add {address}"))?;
+        client.expect_echo(MESSAGE)?;
+        sleep(SILENCE);
+        client.expect_echo(MESSAGE).with_context(|| format!("restarts: {restarts}"))?;
+        daemon.stop()?;
+        is_reset(&client).context("client")?;
+        target.outcome().context("target")?;
+    }
+    Ok(())
 }
 
 /// In order, and not by the daemon: each peer ends its direction before it can have heard of the other one's end.

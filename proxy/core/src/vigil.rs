@@ -49,15 +49,27 @@ pub enum Verdict {
 pub struct Vigil {
     moved: u64,
     moved_at: Duration,
-    probes: [u32; 2],
     /// When anything had come last from each peer, so that an answer shows.
     heard: [Duration; 2],
+    /// Since when each peer was seen to owe an acknowledgement, without a break.
+    owes_since: [Option<Duration>; 2],
+    /// Probes that were sent to each peer since it was heard.
+    probes: [u32; 2],
+    /// Silence before this is no answer to them: they could not be sent in time.
+    asks_from: [Duration; 2],
 }
 
 impl Vigil {
     /// A session that was joined at `now`.
     pub const fn new(now: Duration) -> Self {
-        Self { moved: 0, moved_at: now, probes: [0; 2], heard: [now; 2] }
+        Self {
+            moved: 0,
+            moved_at: now,
+            heard: [now; 2],
+            owes_since: [None; 2],
+            probes: [0; 2],
+            asks_from: [Duration::ZERO; 2],
+        }
     }
 
     /// A session that was joined before this process began, of which this is known already.
@@ -89,11 +101,16 @@ impl Vigil {
                 self.heard[side] = signs[side].last_seen;
                 self.probes[side] = 0;
             }
-            let silent = now.saturating_sub(self.heard[side]);
-            if signs[side].owes && reached(rules.user_timeout[side], silent) {
-                return Verdict::End(dead);
+            self.owes_since[side] = signs[side].owes.then(|| self.owes_since[side].unwrap_or(now));
+            if let Some(owes_since) = self.owes_since[side] {
+                // It may have had nothing to acknowledge for long before.
+                let silent = now.saturating_sub(self.heard[side].max(owes_since));
+                if reached(rules.user_timeout[side], silent) {
+                    return Verdict::End(dead);
+                }
             }
             let Some(keepalive) = rules.keepalive[side] else { continue };
+            let silent = now.saturating_sub(self.heard[side].max(self.asks_from[side]));
             if silent >= keepalive.saturating_mul(self.probes[side] + 1) {
                 if self.probes[side] == PROBES {
                     return Verdict::End(dead);
@@ -103,6 +120,14 @@ impl Vigil {
             }
         }
         if probe == [false; 2] { Verdict::Keep } else { Verdict::Probe(probe) }
+    }
+
+    /// A probe that [`Self::look`] has just asked for could not be sent: it does not count, and is asked for again.
+    pub fn not_sent(&mut self, rules: &VigilRules, side: usize, now: Duration) {
+        self.probes[side] = self.probes[side].saturating_sub(1);
+        // Those that follow it keep their distance, however long it takes.
+        let due = rules.keepalive[side].unwrap_or_default().saturating_mul(self.probes[side] + 1);
+        self.asks_from[side] = now.saturating_sub(due);
     }
 }
 
@@ -174,8 +199,43 @@ mod tests {
         for (owes, expected) in [(true, Verdict::End(SessionEnd::TargetReset)), (false, Verdict::Keep)] {
             let mut vigil = Vigil::new(s(0));
             let signs = [Sign::default(), Sign { owes, ..Sign::default() }];
-            assert_eq!(vigil.look(&rules, signs, s(29)), Verdict::Keep);
+            for now in [0, 29] {
+                assert_eq!(vigil.look(&rules, signs, s(now)), Verdict::Keep);
+            }
             assert_eq!(vigil.look(&rules, signs, s(30)), expected);
         }
+    }
+
+    #[test]
+    fn the_silence_of_a_peer_counts_from_when_it_owes() {
+        let rules = VigilRules { user_timeout: [None, Some(s(30))], ..RULES };
+        let mut vigil = Vigil::new(s(0));
+        let mut look = |owes, now| vigil.look(&rules, [Sign::default(), Sign { owes, ..Sign::default() }], s(now));
+        for (owes, now) in [(false, 600), (true, 601), (true, 630), (false, 631), (true, 632), (true, 661)] {
+            assert_eq!(look(owes, now), Verdict::Keep, "{now}");
+        }
+        assert_eq!(look(true, 662), Verdict::End(SessionEnd::TargetReset));
+    }
+
+    #[test]
+    fn a_probe_that_could_not_be_sent_does_not_count() {
+        let rules = VigilRules { keepalive: [None, Some(s(15))], ..RULES };
+        let mut vigil = Vigil::new(s(0));
+        let mut sent = Vec::new();
+        let end = (0..1_000).find_map(|now| match vigil.look(&rules, [Sign::default(); 2], s(now)) {
+            Verdict::Keep => None,
+            Verdict::Probe(sides) => {
+                assert_eq!(sides, [false, true]);
+                if (20..500).contains(&now) {
+                    vigil.not_sent(&rules, 1, s(now));
+                } else {
+                    sent.push(now);
+                }
+                None
+            }
+            Verdict::End(end) => Some((now, end)),
+        });
+        assert_eq!(sent, [15, 500, 514, 529]);
+        assert_eq!(end, Some((544, SessionEnd::TargetReset)));
     }
 }

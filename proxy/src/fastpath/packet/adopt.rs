@@ -11,7 +11,7 @@ use landbridge_common::packet::{CLIENT, LegRef, Origin, PHASE, TARGET, Tuple, ph
 use tracing::debug;
 
 use super::joined::Joined;
-use super::joint::{nanoseconds, now};
+use super::joint::{JointCell, nanoseconds, now};
 use super::pins::{Pins, hash};
 use super::{Key, LEGS, PacketPath, addresses, repair, tuple};
 
@@ -131,18 +131,23 @@ impl PacketPath {
     /// A socket that holds the ports of a leg from now on.
     fn shadow(&self, index: u32, side: usize, key: Tuple, handed: &mut Shadows) -> Option<OwnedFd> {
         let joint = self.joint(index);
-        let (device, is_bound) = joint.device_of(side);
-        let local = address(key.destination, key.destination_port, device);
-        let peer = address(key.source, key.source_port, device);
+        let ((local, peer), device) = ends(joint, side, key);
         if let Some(shadow) = handed.remove(&(local, peer)) {
             return Some(shadow);
         }
-        let bound = is_bound.then_some(device);
-        let shadow = repair::stand_in((local, peer), bound, joint.sent_to(side), joint.acknowledged_to(side));
+        let shadow = repair::stand_in((local, peer), device, joint.sent_to(side), joint.acknowledged_to(side));
         let shadow = shadow.and_then(|shadow| self.deafen(shadow.as_fd()).map(|()| shadow));
-        // It goes on without one: its packets need no socket.
+        // It goes on without one, for its packets need no socket, and gets one when it can.
         shadow.inspect_err(|error| debug!(%local, %peer, "the ports are not held: {error}")).ok().map(OwnedFd::from)
     }
+}
+
+/// A leg's own address and its peer's, and the device that its socket is bound to.
+pub(super) fn ends(joint: JointCell<'_>, side: usize, key: Tuple) -> ((SocketAddr, SocketAddr), Option<u32>) {
+    let (device, is_bound) = joint.device_of(side);
+    let local = address(key.destination, key.destination_port, device);
+    let peer = address(key.source, key.source_port, device);
+    ((local, peer), is_bound.then_some(device))
 }
 
 /// An address as the sockets have it.

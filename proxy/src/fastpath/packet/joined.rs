@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::debug;
 
 use super::joint::{JointCell, Lifetime, Seen, now};
-use super::repair;
-use super::{PacketPath, addresses};
+use super::{PacketPath, adopt, repair};
 use crate::tcp::{TcpInfo, outstanding};
 
 /// How a joined session is ending.
@@ -47,7 +45,7 @@ pub struct Joined {
     path: Arc<PacketPath>,
     index: u32,
     keys: [Tuple; 2],
-    /// There until it is dropped.
+    /// `None`: closed after the end, or it could not be replaced when its peer was probed last.
     shadows: [Option<OwnedFd>; 2],
     /// Whether the sockets are known to have nothing left to say.
     sealed: bool,
@@ -58,7 +56,7 @@ impl Joined {
         Self { path, index, keys, shadows: shadows.map(Some), sealed: false }
     }
 
-    /// A session that a former process has joined. A side without a shadow is not probed, and not reset.
+    /// A session that a former process has joined.
     pub(super) fn adopted(path: Arc<PacketPath>, index: u32, keys: [Tuple; 2], shadows: [Option<OwnedFd>; 2]) -> Self {
         Self { path, index, keys, shadows, sealed: true }
     }
@@ -147,13 +145,15 @@ impl Joined {
     /// and only then by the number that ends the joint. What is acknowledged is what the other peer has, and not more.
     ///
     /// # Errors
-    /// The sockets refuse; there may be no shadow any more.
+    /// Nothing was sent: the way or this host's address is gone. The ports are not held until it succeeds again.
     pub fn probe(&mut self, side: usize) -> io::Result<()> {
+        // It leaves in silence. What still reaches this host is answered by the kernel, which knows no such connection.
+        self.shadows[side] = None;
         let joint = self.joint();
+        let (addresses, device) = adopt::ends(joint, side, self.keys[side]);
         let (sent, received) = (joint.sent_to(side), joint.acknowledged_to(side));
         let clock = joint.clock_towards(side);
-        let Some(left) = self.shadows[side].take().and_then(Shadow::leave) else { return Ok(()) };
-        let shadow = repair::stand_in(left.addresses, left.device, sent, received)?;
+        let shadow = repair::stand_in(addresses, device, sent, received)?;
         self.path.deafen(shadow.as_fd())?;
         if let Some(clock) = clock {
             repair::set_clock(shadow.as_fd(), clock)?;
@@ -165,20 +165,6 @@ impl Joined {
 
     pub(super) fn joint(&self) -> JointCell<'_> {
         self.path.joint(self.index)
-    }
-}
-
-/// What a socket leaves behind for the one that takes its place.
-struct Shadow {
-    addresses: (SocketAddr, SocketAddr),
-    device: Option<u32>,
-}
-
-impl Shadow {
-    /// Closes a socket. A packet that still comes is answered by the kernel, which knows no such connection any more.
-    fn leave(socket: OwnedFd) -> Option<Self> {
-        let addresses = addresses(socket.as_fd()).ok()?;
-        Some(Self { addresses, device: repair::bound_device(socket.as_fd()).ok()? })
     }
 }
 
@@ -199,16 +185,22 @@ impl Drop for Joined {
         let has_ended = self.ending().is_told();
         // From here on nothing is sent on, so that the numbers below stay true.
         joint.kill();
-        let ends = [0, 1].map(|side| (joint.sent_to(side), joint.received_from(side)));
+        let ends = [0, 1].map(|side| {
+            let (addresses, device) = adopt::ends(joint, side, self.keys[side]);
+            (addresses, device, joint.sent_to(side), joint.received_from(side))
+        });
         for (side, key) in self.keys.into_iter().enumerate() {
             self.path.remove_leg(key, self.index << 1 | side as u32);
         }
         self.path.release_joint(self.index);
-        for (shadow, (sent, received)) in self.shadows.iter_mut().zip(ends) {
-            // It must leave in silence: it stands where its connection was when it was joined.
-            let _refused = shadow.as_ref().map(|shadow| repair::stand_aside(shadow.as_fd()));
-            let Some(left) = shadow.take().and_then(Shadow::leave).filter(|_| !has_ended) else { continue };
-            let Shadow { addresses, device } = left;
+        for (shadow, (addresses, device, sent, received)) in self.shadows.iter_mut().zip(ends) {
+            if let Some(shadow) = shadow.take() {
+                // It must leave in silence: it stands where its connection was when it was joined.
+                let _refused = repair::stand_aside(shadow.as_fd());
+            }
+            if has_ended {
+                continue;
+            }
             let reset = repair::stand_in(addresses, device, sent, received).and_then(repair::reset);
             if let Err(error) = reset {
                 debug!(peer = %addresses.1, "a joined leg was not reset: {error}");
