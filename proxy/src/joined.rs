@@ -26,6 +26,8 @@ use crate::fastpath::packet::{Ending, IDLE_LIMIT, Joined, Lifetime, PacketPath, 
 use crate::session::Account;
 use crate::stats::{Carrier, Direction, Presence};
 
+use self::adopted::Orphan;
+
 mod adopted;
 
 /// How often every joined session is counted and judged. Metrics lag by as much; timeouts are seconds and more.
@@ -45,8 +47,8 @@ pub(crate) struct JoinedSessions {
     members: RefCell<Blocks<Member>>,
     /// Closed sessions, and since when.
     lingering: RefCell<VecDeque<(Instant, Joined)>>,
-    /// Adopted sessions of targets that are not configured any more, and when they have to end.
-    orphans: RefCell<Vec<(Option<Instant>, Joined)>>,
+    /// Adopted sessions of what is not configured any more.
+    orphans: RefCell<Vec<Orphan>>,
     ending: UnboundedSender<u32>,
     ended: RefCell<Option<UnboundedReceiver<u32>>>,
 }
@@ -213,6 +215,7 @@ impl Member {
             }
             Ending::Reset { by_client: true } => return Some(SessionEnd::ClientReset),
             Ending::Reset { by_client: false } => return Some(SessionEnd::TargetReset),
+            Ending::Dead if self.joined.is_too_old() => return Some(SessionEnd::MaxAge),
             Ending::Dead => return Some(SessionEnd::Idle),
         }
         if let Some(end) = self.account.lease.is_cut() {

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -374,5 +375,45 @@ fn sessions_of_a_listener_that_is_gone_have_the_time_of_a_drain() -> Result<()> 
     fs::write(daemon.file(), text.replacen("name = \"main\"", "name = \"another\"", 1))?;
     daemon.start_again()?;
     clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    daemon.stop().map(drop)
+}
+
+/// A stop is no reason to end them before that.
+#[test]
+fn sessions_of_a_listener_that_is_gone_are_drained_by_a_stop() -> Result<()> {
+    let drain = |address| Config::single(address).runtime("drain_timeout = \"5s\"");
+    let (_net, _echo, mut daemon, talk) = joined(2, drain)?;
+    daemon.kill()?;
+    let text = fs::read_to_string(daemon.file())?;
+    fs::write(daemon.file(), text.replacen("name = \"main\"", "name = \"another\"", 1))?;
+    daemon.start_again()?;
+    daemon.process().signal(Signal::SIGTERM)?;
+    sleep(Duration::from_secs(2));
+    talk.goes_on()?;
+    let (mut clients, _) = talk.end()?;
+    clients.iter_mut().try_for_each(|client| client.expect_ending(Ending::Reset))?;
+    daemon.wait_exit(PATIENCE).map(drop)
+}
+
+/// The programs would keep to the former ones.
+#[test]
+fn adopted_sessions_have_the_limits_of_the_next_daemon() -> Result<()> {
+    /// As soon as this the programs would have ended it: the former limit, and what they leave to the daemon.
+    const SILENCE: Duration = Duration::from_secs(13);
+    let limits = |address| {
+        let config = Config::single(address).listener("idle_timeout = \"1s\"").listener("half_close_timeout = \"1s\"");
+        config.runtime("workers = 1")
+    };
+    let (_net, _echo, mut daemon, talk) = joined(1, limits)?;
+    daemon.kill()?;
+    let text = fs::read_to_string(daemon.file())?;
+    fs::write(daemon.file(), text.replace("_timeout = \"1s\"", "_timeout = \"1m\""))?;
+    daemon.start_again()?;
+    daemon.wait_metric(ADOPTIONS, &[], 1.0)?;
+    let (mut clients, _) = talk.end()?;
+    sleep(SILENCE);
+    clients[0].expect_echo(b"still there")?;
+    drop(clients);
+    daemon.wait_ended(1, "client_closed")?;
     daemon.stop().map(drop)
 }

@@ -21,10 +21,17 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const USER_TIMEOUT_LIMITS: Limits =
     Limits { least: MILLISECOND, most: Duration::from_hours(24), step: MILLISECOND, zero: Some("the kernel's limit") };
 
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self { keepalive: Some(KEEPALIVE), user_timeout: Some(USER_TIMEOUT), congestion: None, interface: None }
+    }
+}
+
 /// Reads the options from a table that may have others besides.
 pub(super) fn options(table: &Table<'_>) -> Result<TcpOptions, Noted> {
-    let keepalive = table.or("keepalive", Some(KEEPALIVE), |v| v.duration_or_none(&KEEPALIVE_LIMITS));
-    let user_timeout = table.or("user_timeout", Some(USER_TIMEOUT), |v| v.duration_or_none(&USER_TIMEOUT_LIMITS));
+    let default = TcpOptions::default();
+    let keepalive = table.or("keepalive", default.keepalive, |v| v.duration_or_none(&KEEPALIVE_LIMITS));
+    let user_timeout = table.or("user_timeout", default.user_timeout, |v| v.duration_or_none(&USER_TIMEOUT_LIMITS));
     let congestion = table.optional("congestion", |v| v.parse("bbr", names::congestion));
     let interface = table.optional("interface", |v| v.parse("wt0", names::device));
     Ok(TcpOptions {

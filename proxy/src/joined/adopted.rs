@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use landbridge_core::select::TargetId;
-use landbridge_core::vigil::Vigil;
+use landbridge_core::vigil::{Vigil, VigilRules};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
-use super::{JoinedLook, JoinedSessions, sign};
-use crate::config::{OnDown, Target};
+use super::{JoinedLook, JoinedSessions, judge, lifetime, sign};
+use crate::config::{OnDown, Target, TcpOptions};
 use crate::fastpath::packet::{Adopted, Ending, Joined};
 use crate::running::Running;
 use crate::session::Account;
@@ -22,6 +22,15 @@ enum Owner {
     Target(usize, TargetId),
     /// Nobody's: so sessions end of what was removed.
     Removed(OnDown),
+}
+
+/// A session whose end nobody counts.
+pub(super) struct Orphan {
+    joined: Joined,
+    /// When it has to end; `None`: when its limits say so.
+    until: Option<Instant>,
+    vigil: Vigil,
+    _alive: TaskTrackerToken,
 }
 
 impl JoinedSessions {
@@ -48,6 +57,7 @@ impl JoinedSessions {
                     account.tally.add(direction, Carrier::Packet, seen[side].bytes);
                 }
                 account.cell.adoptions.add(1);
+                session.joined.limit(lifetime(account.listener()));
                 let vigil = Vigil::resumed(seen.map(sign), session.joined.now());
                 let looked = JoinedLook {
                     asked: None,
@@ -60,23 +70,32 @@ impl JoinedSessions {
             Owner::Removed(how) => {
                 info!(client = %session.client, target_address = %session.target, ?how, "a session of what was removed");
                 let drain = shared.config.runtime.drain_timeout;
-                match how {
-                    OnDown::Reset => drop(session.joined),
-                    OnDown::Drain => self.orphans.borrow_mut().push((Some(Instant::now() + drain), session.joined)),
-                    OnDown::Keep => self.orphans.borrow_mut().push((None, session.joined)),
-                }
+                let until = match how {
+                    OnDown::Reset => return,
+                    OnDown::Drain => Some(Instant::now() + drain),
+                    OnDown::Keep => None,
+                };
+                let joined = session.joined;
+                let vigil = Vigil::resumed(joined.seen().map(sign), joined.now());
+                self.orphans.borrow_mut().push(Orphan { joined, until, vigil, _alive: alive });
             }
         }
     }
 
-    /// Lets go of those that have ended, and ends those whose time is up: the drain's, or that of the limits that they had
-    /// when they were joined.
+    /// Lets go of those that have ended, and ends those with a dead peer and those whose time is up: the drain's, or that of
+    /// the limits that they had when they were joined.
     pub(super) fn look_at_orphans(&self) {
         let now = Instant::now();
-        let is_over = |(until, joined): &mut (Option<Instant>, Joined)| {
-            joined.ending() != Ending::No || joined.has_expired() || until.is_some_and(|until| now >= until)
+        // No table of the file is theirs.
+        let TcpOptions { keepalive, user_timeout, .. } = TcpOptions::default();
+        let rules = VigilRules { keepalive: [keepalive; 2], user_timeout: [user_timeout; 2], ..VigilRules::default() };
+        let is_over = |Orphan { joined, until, vigil, .. }: &mut Orphan| {
+            joined.ending() != Ending::No
+                || joined.has_expired()
+                || until.is_some_and(|until| now >= until)
+                || judge(vigil, &rules, joined, joined.seen()).is_some()
         };
-        for (_, joined) in self.orphans.borrow_mut().extract_if(.., is_over) {
+        for Orphan { joined, .. } in self.orphans.borrow_mut().extract_if(.., is_over) {
             if joined.ending().is_told() {
                 self.linger(joined);
             }

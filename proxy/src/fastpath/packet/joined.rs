@@ -67,6 +67,13 @@ impl Joined {
         self.joint().sign(origin, limits);
     }
 
+    /// Gives a session that is signed other limits.
+    pub fn limit(&self, limits: Lifetime) {
+        if let Some(origin) = self.joint().origin() {
+            self.joint().limit(origin.began, limits);
+        }
+    }
+
     /// Sends `number` to `owner` whenever the session begins to end. Needs [`PacketPath::run_events`] to run.
     pub fn notify(&self, owner: UnboundedSender<u32>, number: u32) {
         self.path.set_owner(self.index, Some((owner, number)));
@@ -115,9 +122,14 @@ impl Joined {
         }
     }
 
-    /// Whether a session that has not ended has outlived the limits that it was signed with.
+    /// Whether a session that has not ended has outlived its limits.
     pub fn has_expired(&self) -> bool {
         self.joint().has_expired()
+    }
+
+    /// Whether it is older than they allow.
+    pub fn is_too_old(&self) -> bool {
+        self.joint().is_too_old()
     }
 
     /// The time by the clock of [`Seen::last_seen`].

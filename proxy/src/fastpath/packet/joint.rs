@@ -123,10 +123,15 @@ impl<'a> JointCell<'a> {
     pub(super) fn sign(self, origin: Origin, limits: Lifetime) {
         // SAFETY: in the mapping; this process alone has the joint, and the programs do not look at this field.
         unsafe { (&raw mut (*self.joint.as_ptr()).origin).write_volatile(origin) };
-        field!(self.joint, idle_limit, AtomicU64).store(nanoseconds(limits.idle), Ordering::Relaxed);
-        let deadline = limits.age.map_or(0, |age| origin.began.saturating_add(nanoseconds(age)));
-        field!(self.joint, deadline, AtomicU64).store(deadline, Ordering::Relaxed);
+        self.limit(origin.began, limits);
         field!(self.joint, flags, AtomicU32).fetch_or(SEALED, Ordering::Release);
+    }
+
+    /// Tells the programs how long they may keep a session that began then, by their clock.
+    pub(super) fn limit(self, began: u64, limits: Lifetime) {
+        let deadline = limits.age.map_or(0, |age| began.saturating_add(nanoseconds(age)));
+        field!(self.joint, idle_limit, AtomicU64).store(nanoseconds(limits.idle), Ordering::Relaxed);
+        field!(self.joint, deadline, AtomicU64).store(deadline, Ordering::Relaxed);
     }
 
     /// Whose session this is; `None` if its sockets had not stood aside yet when the former process ended.
@@ -199,8 +204,14 @@ impl<'a> JointCell<'a> {
         let load = |field: &AtomicU64| field.load(Ordering::Relaxed);
         let seen = [0, 1].map(|side| load(field!(self.joint, legs[side].last_seen, AtomicU64)));
         let last = seen.into_iter().fold(load(field!(self.joint, live_at, AtomicU64)), u64::max);
-        let (deadline, now) = (load(field!(self.joint, deadline, AtomicU64)), nanoseconds(now()));
-        deadline != 0 && now > deadline || now.saturating_sub(last) > load(field!(self.joint, idle_limit, AtomicU64))
+        let silent = nanoseconds(now()).saturating_sub(last);
+        self.is_too_old() || silent > load(field!(self.joint, idle_limit, AtomicU64))
+    }
+
+    /// Whether the session has lived longer than it may.
+    pub(super) fn is_too_old(self) -> bool {
+        let deadline = field!(self.joint, deadline, AtomicU64).load(Ordering::Relaxed);
+        deadline != 0 && nanoseconds(now()) > deadline
     }
 
     /// Packets dropped because they could not be sent on.
