@@ -89,6 +89,10 @@ pub const CLOCK_AHEAD: u32 = 3;
 /// Set in fields whose lower half is a number once they hold one.
 pub const KNOWN: u64 = 1 << 32;
 
+/// Set in [`Leg::announced`] if that packet began behind everything that was sent on: something of the peer's is
+/// missing.
+pub const AHEAD: u64 = 1 << 33;
+
 /// Both legs agreed on timestamps (RFC 7323): they are rewritten, else there are none.
 pub const TIMESTAMPS: u32 = 1;
 /// The sockets of the session stand aside, and [`Joint::origin`] tells whose it is: it can outlive the daemon. The
@@ -161,7 +165,8 @@ pub struct Leg {
     pub window: u64,
     /// When this leg's peer ended its direction, or reset its connection; 0: not yet. By the same clock.
     pub ended_at: u64,
-    /// The window field of the last packet that was sent on and not a RST, with [`KNOWN`].
+    /// The window field of the last packet that was sent on and not a RST, with [`KNOWN`], and with [`AHEAD`] where it
+    /// is so.
     pub announced: u64,
 }
 
@@ -183,8 +188,8 @@ pub struct Joint {
     pub flags: u32,
     /// The joint's own index, so that an event can name it.
     pub index: u32,
-    /// Packets dropped because they could not be sent on: outside the window, fragments, options, URG, no route.
-    pub dropped: u64,
+    /// Packets dropped because they cannot be translated: fragments, options, URG. Only its growth means something.
+    pub untranslatable: u64,
     /// The joint is dead after this time of the kernel's monotonic clock, in nanoseconds; 0: never.
     pub deadline: u64,
     /// When a program last answered a packet itself, by the kernel's monotonic clock, in nanoseconds; 0: not yet.

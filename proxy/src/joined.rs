@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::blocks::Blocks;
 use crate::config::{Listener, TcpOptions};
@@ -228,8 +228,12 @@ impl Member {
 
 /// Asks peers that are silent for a sign of life; says how the session has to end.
 fn judge(vigil: &mut Vigil, rules: &VigilRules, joined: &mut Joined, seen: [Seen; 2]) -> Option<SessionEnd> {
-    let now = joined.now();
-    match vigil.look(rules, seen.map(sign), now) {
+    let (signs, now) = (seen.map(sign), joined.now());
+    if vigil.is_blocked(signs, joined.untranslatable(), now) {
+        warn!("a joined session is reset, for its packets are fragments, or have options, that cannot be sent on");
+        return Some(SessionEnd::IntegrityReset);
+    }
+    match vigil.look(rules, signs, now) {
         Verdict::Keep => None,
         Verdict::Probe(sides) => {
             for side in (0..2).filter(|side| sides[*side]) {
@@ -350,8 +354,8 @@ fn lifetime(listener: &Listener) -> Lifetime {
 }
 
 fn sign(seen: Seen) -> Sign {
-    let Seen { bytes, last_seen, unacknowledged, has_ended, .. } = seen;
-    Sign { bytes, last_seen, owes: unacknowledged > 0, has_ended }
+    let Seen { bytes, last_seen, unacknowledged, is_ahead, has_ended, .. } = seen;
+    Sign { bytes, last_seen, unacknowledged, is_ahead, has_ended }
 }
 
 /// Turns the sockets of a session that has just been joined into shadows, after user space had `read` so many bytes from each.

@@ -125,8 +125,8 @@ fn at_the_deadline_of_a_stop() -> Result<()> {
     session.daemon.wait_exit(PATIENCE).map(drop)
 }
 
-/// As of a VPN's device that is set up again. What cannot be asked meanwhile says nothing about a peer, whether the ports were
-/// held before or, after a restart, not yet; and both are told of the end.
+/// As of a VPN's device that is set up again. What cannot be asked meanwhile says nothing about a peer, whether the ports
+/// were held before or, after a restart, not yet; and both are told of the end.
 #[test]
 fn after_an_address_was_gone() -> Result<()> {
     const GONE: Duration = Duration::from_secs(3);

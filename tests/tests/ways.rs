@@ -1,6 +1,9 @@
 //! The ways of joined sessions: through one device, and along routes, devices and neighbours that change while they run.
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Echo;
@@ -173,4 +176,30 @@ fn another_hardware_address_at_either_end() -> Result<()> {
         leave(daemon, client)?;
     }
     Ok(())
+}
+
+/// A sender that lets routers make fragments of its packets, and a router that has to. Joined sessions cannot have that,
+/// and both peers hear of it long before the sender would give up.
+#[test]
+fn fragments() -> Result<()> {
+    /// The sender repeats after 6 and after 12 s, and the second one is late enough.
+    const LIMIT: Duration = Duration::from_secs(60);
+    let net = Net::new(2)?;
+    net.put_behind(0, 1)?;
+    let (router, host) = (&net.targets[0], &net.targets[1]);
+    host.set_sysctl("ipv4/ip_no_pmtu_disc", "1")?;
+    let echo = Echo::start(router, 9000)?;
+    let config = Config::single(echo.address()).listener_tcp("keepalive = \"1s\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let near = SocketAddr::new(net.proxy_towards(0).into(), LISTENER_PORT);
+    let mut client = join(&daemon, host, near, 1)?;
+    router.ip("link set eth0 mtu 1300")?;
+    let since = Instant::now();
+    client.write_all(&[7; 20_000])?;
+    while client.take_error()?.is_none() {
+        ensure!(since.elapsed() < LIMIT, "the client was not told");
+        sleep(Duration::from_millis(100));
+    }
+    daemon.wait_ended(1, "integrity_reset")?;
+    daemon.stop().map(drop)
 }

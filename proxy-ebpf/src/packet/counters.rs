@@ -19,8 +19,10 @@ pub(crate) fn count(slot: PacketCounter) {
 #[inline(always)]
 pub(crate) fn drop(joint: *mut Joint, reason: PacketCounter) -> i32 {
     count(reason);
-    // SAFETY: the map keeps the value in place, aligned to 8 bytes.
-    unsafe { add(&raw mut (*joint).dropped, 1) };
+    if reason as u32 == PacketCounter::Untranslatable as u32 {
+        // SAFETY: the map keeps the value in place, aligned to 8 bytes.
+        unsafe { add(&raw mut (*joint).untranslatable, 1) };
+    }
     DROP
 }
 

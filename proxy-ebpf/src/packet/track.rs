@@ -1,6 +1,6 @@
 //! What is learned from a packet that is sent on: bytes, progress, round-trip times, and how the session ends.
 
-use landbridge_common::packet::{BY_TARGET, KNOWN, Leg, event, phase};
+use landbridge_common::packet::{AHEAD, BY_TARGET, KNOWN, Leg, event, phase};
 
 use crate::atomics::add;
 use crate::counters::tell;
@@ -34,7 +34,8 @@ pub(crate) fn forwarded(segment: &Segment, arrival: Arrival, now: u64) {
         if segment.flags & ACK != 0 {
             acknowledged(segment.acknowledgement, leg, now);
         }
-        (&raw mut (*leg).announced).write_volatile(KNOWN | u64::from(segment.window));
+        let ahead = if (segment.sequence.wrapping_sub(window::newest(leg)) as i32) > 0 { AHEAD } else { 0 };
+        (&raw mut (*leg).announced).write_volatile(KNOWN | ahead | u64::from(segment.window));
         let announced = u64::from(segment.window) << ((*leg).window_scale_in & 31);
         if announced > (&raw const (*leg).window).read_volatile() {
             (&raw mut (*leg).window).write_volatile(announced);

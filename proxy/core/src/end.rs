@@ -27,7 +27,8 @@ pub enum SessionEnd {
     ListenerFull,
     /// The PROXY header was malformed, of another version, or late.
     BadProxyHeader,
-    /// The bytes received, read and redirected did not agree: the stream may not be whole.
+    /// The bytes received, read and redirected did not agree, or a peer's packets cannot be translated: the stream may not be
+    /// whole.
     IntegrityReset,
     /// Its target went down, and sessions of such targets are reset (`on_down`).
     TargetDown,

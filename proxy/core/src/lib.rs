@@ -18,6 +18,7 @@ pub mod join;
 pub mod life;
 pub mod orders;
 pub mod packet;
+mod passage;
 pub mod pool;
 pub mod select;
 pub mod slow;

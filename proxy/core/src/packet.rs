@@ -126,7 +126,7 @@ fn live(joint: &mut Joint, arrival: Arrival, segment: Option<&Segment<'_>>, out:
 }
 
 fn dropped(joint: &mut Joint, reason: PacketCounter) -> Outcome {
-    joint.dropped += 1;
+    joint.untranslatable += u64::from(reason == PacketCounter::Untranslatable);
     Outcome::of(Verdict::Drop(reason))
 }
 

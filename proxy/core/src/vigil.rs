@@ -1,8 +1,10 @@
-//! Watching a session that nobody relays: is it silent for too long, half-closed for too long, or is a peer dead?
+//! Watching a session that nobody relays: is it silent for too long, half-closed for too long, is a
+//! peer dead, or can what it sends not pass?
 
 use core::time::Duration;
 
 use crate::end::SessionEnd;
+use crate::passage::Passage;
 
 /// Probes without an answer after which a peer counts as dead, whoever sends them.
 pub const PROBES: u32 = 4;
@@ -27,8 +29,10 @@ pub struct Sign {
     pub bytes: u64,
     /// When anything came from it last.
     pub last_seen: Duration,
-    /// Whether it was sent bytes that it has not acknowledged.
-    pub owes: bool,
+    /// Bytes that it was sent and has not acknowledged.
+    pub unacknowledged: u32,
+    /// Whether it has sent something that did not arrive.
+    pub is_ahead: bool,
     /// Whether it has ended its direction.
     pub has_ended: bool,
 }
@@ -57,6 +61,7 @@ pub struct Vigil {
     probes: [u32; 2],
     /// Silence before this is no answer to them: they could not be sent in time.
     asks_from: [Duration; 2],
+    passage: Passage,
 }
 
 impl Vigil {
@@ -69,6 +74,7 @@ impl Vigil {
             owes_since: [None; 2],
             probes: [0; 2],
             asks_from: [Duration::ZERO; 2],
+            passage: Passage::new(),
         }
     }
 
@@ -101,7 +107,7 @@ impl Vigil {
                 self.heard[side] = signs[side].last_seen;
                 self.probes[side] = 0;
             }
-            self.owes_since[side] = signs[side].owes.then(|| self.owes_since[side].unwrap_or(now));
+            self.owes_since[side] = (signs[side].unacknowledged > 0).then(|| self.owes_since[side].unwrap_or(now));
             if let Some(owes_since) = self.owes_since[side] {
                 // It may have had nothing to acknowledge for long before.
                 let silent = now.saturating_sub(self.heard[side].max(owes_since));
@@ -120,6 +126,12 @@ impl Vigil {
             }
         }
         if probe == [false; 2] { Verdict::Keep } else { Verdict::Probe(probe) }
+    }
+
+    /// Whether what a peer sends cannot pass, so that it would repeat itself until it gives up; to be asked about once a
+    /// second. `untranslatable`: packets of the session that were dropped because they cannot be translated.
+    pub fn is_blocked(&mut self, signs: [Sign; 2], untranslatable: u64, now: Duration) -> bool {
+        self.passage.is_blocked(signs, untranslatable, now)
     }
 
     /// A probe that [`Self::look`] has just asked for could not be sent: it does not count, and is asked for again.
@@ -198,7 +210,7 @@ mod tests {
         let rules = VigilRules { user_timeout: [None, Some(s(30))], ..RULES };
         for (owes, expected) in [(true, Verdict::End(SessionEnd::TargetReset)), (false, Verdict::Keep)] {
             let mut vigil = Vigil::new(s(0));
-            let signs = [Sign::default(), Sign { owes, ..Sign::default() }];
+            let signs = [Sign::default(), Sign { unacknowledged: u32::from(owes), ..Sign::default() }];
             for now in [0, 29] {
                 assert_eq!(vigil.look(&rules, signs, s(now)), Verdict::Keep);
             }
@@ -210,7 +222,9 @@ mod tests {
     fn the_silence_of_a_peer_counts_from_when_it_owes() {
         let rules = VigilRules { user_timeout: [None, Some(s(30))], ..RULES };
         let mut vigil = Vigil::new(s(0));
-        let mut look = |owes, now| vigil.look(&rules, [Sign::default(), Sign { owes, ..Sign::default() }], s(now));
+        let mut look = |owes, now| {
+            vigil.look(&rules, [Sign::default(), Sign { unacknowledged: u32::from(owes), ..Sign::default() }], s(now))
+        };
         for (owes, now) in [(false, 600), (true, 601), (true, 630), (false, 631), (true, 632), (true, 661)] {
             assert_eq!(look(owes, now), Verdict::Keep, "{now}");
         }

@@ -82,8 +82,8 @@ impl JoinedSessions {
         }
     }
 
-    /// Lets go of those that have ended, and ends those with a dead peer and those whose time is up: the drain's, or that of
-    /// the limits that they had when they were joined.
+    /// Lets go of those that have ended, and ends those with a dead peer and those whose time is up: the drain's, or
+    /// that of the limits that they had when they were joined.
     pub(super) fn look_at_orphans(&self) {
         let now = Instant::now();
         // No table of the file is theirs.

@@ -189,7 +189,11 @@ fn is_joined_as_told(case: Case, programs: &mut Programs) -> Result<bool> {
         return Ok(false);
     }
     assert_eq!(joint.legs.map(|leg| leg.bytes), [bulk; 2], "{counted:?}");
-    assert_eq!(joint.dropped, 0, "{counted:?}");
+    let is_drop = |slot| {
+        use PacketCounter::{Failed, NoRoute, OutOfWindow, TooLong, Untranslatable};
+        matches!(slot, OutOfWindow | Untranslatable | NoRoute | Failed | TooLong)
+    };
+    assert!(!counted.iter().any(|(slot, _)| is_drop(*slot)), "{counted:?}");
     if case.links.iter().all(|link| link.weather.is_none() && link.offloads == Offloads::Send) {
         // Fewer than segments, acknowledgements of the other direction included: nobody has cut what came uncut.
         assert!(joint.legs.iter().all(|leg| leg.packets < bulk / SEGMENT / 2), "{joint:?}");

@@ -1,6 +1,6 @@
 //! What is learned from a packet that is sent on.
 
-use landbridge_common::packet::{BY_TARGET, CLIENT, Joint, KNOWN, Leg, PHASE, event, phase};
+use landbridge_common::packet::{AHEAD, BY_TARGET, CLIENT, Joint, KNOWN, Leg, PHASE, event, phase};
 
 use super::parse::{Facts, flag};
 use super::phases::{is_after, reaches};
@@ -28,7 +28,8 @@ pub fn forwarded(joint: &mut Joint, side: usize, facts: &Facts, now: u64) -> Opt
         acknowledged(leg, facts.acknowledgement, now);
     }
     leg.window = leg.window.max(u64::from(facts.window) << leg.window_scale_in);
-    leg.announced = KNOWN | u64::from(facts.window);
+    let ahead = if is_after(facts.sequence, newest(leg)) { AHEAD } else { 0 };
+    leg.announced = KNOWN | ahead | u64::from(facts.window);
     if is_acknowledged(leg, other) && is_acknowledged(other, leg) {
         return end(joint, phase::CLOSED, 0, event::CLOSED);
     }

@@ -137,9 +137,9 @@ impl Joined {
         now()
     }
 
-    /// Packets that could not be sent on.
-    pub fn dropped(&self) -> u64 {
-        self.joint().dropped()
+    /// Packets that were dropped because they cannot be translated.
+    pub fn untranslatable(&self) -> u64 {
+        self.joint().untranslatable()
     }
 
     /// Closes the client leg's socket of a session that has ended, in silence: its client may begin another connection

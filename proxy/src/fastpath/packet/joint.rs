@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use landbridge_common::packet::{Joint, KNOWN, Leg, Origin, PHASE, SEALED, TIMESTAMPS, Tuple, phase};
+use landbridge_common::packet::{AHEAD, Joint, KNOWN, Leg, Origin, PHASE, SEALED, TIMESTAMPS, Tuple, phase};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::fastpath::mapped::{Mapped, field};
@@ -57,6 +57,8 @@ pub struct Seen {
     pub unacknowledged: u32,
     /// Whether the window that it announced last has no room for a segment: it does not read.
     pub is_shut: bool,
+    /// Whether it has sent something that did not arrive.
+    pub is_ahead: bool,
     /// Whether it has ended its direction.
     pub has_ended: bool,
 }
@@ -214,9 +216,9 @@ impl<'a> JointCell<'a> {
         deadline != 0 && nanoseconds(now()) > deadline
     }
 
-    /// Packets dropped because they could not be sent on.
-    pub(super) fn dropped(self) -> u64 {
-        field!(self.joint, dropped, AtomicU64).load(Ordering::Relaxed)
+    /// Packets dropped because they cannot be translated.
+    pub(super) fn untranslatable(self) -> u64 {
+        field!(self.joint, untranslatable, AtomicU64).load(Ordering::Relaxed)
     }
 
     /// What is known of a leg's peer.
@@ -234,6 +236,7 @@ impl<'a> JointCell<'a> {
             // Both move while they are read: what is acknowledged can then be ahead of what was sent.
             unacknowledged: u32::try_from(to_peer.wrapping_sub(acknowledged) as i32).unwrap_or(0),
             is_shut: self.is_shut(side),
+            is_ahead: load(field!(self.joint, legs[side].announced, AtomicU64)) & AHEAD != 0,
             has_ended: load(field!(self.joint, legs[side].fin, AtomicU64)) & KNOWN != 0,
         }
     }
