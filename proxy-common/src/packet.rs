@@ -16,7 +16,7 @@
 use core::mem::{align_of, offset_of, size_of};
 
 /// Changes whenever a value of the pinned maps does, or what it means: state of another layout is not read.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Joined sessions, and those about to be, at most. The daemon makes the maps as large as its limits of connections.
 pub const MAX_JOINTS: u32 = 65_536;
