@@ -3,7 +3,8 @@
 //! The sockets go over a pair of Unix sockets, whose far end is the new process's standard input. That process says when
 //! it is ready; then the old one lets go of its joined sessions, and the new one adopts them and says when it serves. Until
 //! then the old one goes on. If the new one ends before, nothing has changed, except that the old one joins no more if it
-//! had let go. Both accept from the same sockets in between, so no client is refused.
+//! had let go. A word in the environment says what else the old one can hand over: what the operator has ordered. Both
+//! accept from the same sockets in between, so no client is refused.
 
 use std::collections::HashMap;
 use std::env;
@@ -24,12 +25,17 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 use crate::config::overlap;
+use crate::operate::Ordered;
 use crate::systemd::activation::Activated;
 
 /// Tells the new process what its standard input is.
 const VARIABLE: &str = "LANDBRIDGE_HANDOVER";
+
+/// The value of [`VARIABLE`] where the former process can hand over orders; it was another one before.
+const WITH_ORDERS: &str = "stdin, orders";
 
 /// How long to wait until the other process has taken some of what fills the buffer between them.
 const FULL: Duration = Duration::from_millis(5);
@@ -39,14 +45,16 @@ const MINE_ALONE: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WA
 
 /// What the new process says when it could serve.
 const READY: &[u8] = b"ready";
+/// The same, said to a former process that can hand over orders: they are wanted.
+const READY_FOR_ORDERS: &[u8] = b"ready for orders";
 /// What it says when it serves.
 const SERVING: &[u8] = b"serving";
 
 /// SCM_MAX_FD (net/scm.h) is 253 descriptors in one message.
 const MOST_AT_ONCE: usize = 200;
 
-/// Longer than any address in JSON.
-const LONGEST_MESSAGE: usize = 256;
+/// Longer than any address or order in JSON: names of groups have 64 characters at most, those of hosts 253.
+const LONGEST_MESSAGE: usize = 1024;
 
 /// The new process waits for its first probes, a minute at most, and needs some seconds to load its eBPF programs.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -70,8 +78,8 @@ pub enum HandoverError {
     NotReady(String),
 }
 
-/// What a descriptor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a message has, with descriptors or without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// Accepts sessions on this address.
     Listener(SocketAddr),
@@ -81,8 +89,19 @@ pub(crate) enum Kind {
     Control,
     /// Holds the ports of a leg of a joined session.
     Shadow,
+    /// What the operator has ordered of a group or a target.
+    Order(Ordered),
     /// Nothing: there is no more.
     End,
+}
+
+/// What is left to a process that takes over.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// The sockets that hold the ports of the joined sessions.
+    pub(crate) shadows: Vec<OwnedFd>,
+    /// What the operator has ordered.
+    pub(crate) orders: Vec<Ordered>,
 }
 
 /// A process that was started and has not said yet that it serves.
@@ -102,7 +121,7 @@ impl Successor {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (link, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(io::Error::from)?;
         let mut command = Command::new(program);
-        command.arg("run").arg("--config").arg(config).env(VARIABLE, "stdin").stdin(Stdio::from(far));
+        command.arg("run").arg("--config").arg(config).env(VARIABLE, WITH_ORDERS).stdin(Stdio::from(far));
         // systemd's word to this process about sockets that are handed over here, and whose watchdog the new one answers.
         for variable in MINE_ALONE {
             command.env_remove(variable);
@@ -111,10 +130,10 @@ impl Successor {
         let successor = Self { child: command.spawn().map_err(failed)?, link };
         for (kind, of_kind) in descriptors {
             for some in of_kind.chunks(MOST_AT_ONCE) {
-                send_some(successor.link.as_fd(), *kind, some, MsgFlags::empty())?;
+                send_some(successor.link.as_fd(), kind, some, MsgFlags::empty())?;
             }
         }
-        send_some(successor.link.as_fd(), Kind::End, &[], MsgFlags::empty())?;
+        send_some(successor.link.as_fd(), &Kind::End, &[], MsgFlags::empty())?;
         Ok(successor)
     }
 
@@ -123,23 +142,30 @@ impl Successor {
         self.child.id()
     }
 
-    /// Waits until it serves; `let_go` leaves it the joined sessions and tells the sockets that hold their ports. Otherwise,
-    /// and when cancelled, it is ended.
-    pub(crate) async fn serves(self, let_go: impl Future<Output = Vec<OwnedFd>>) -> Result<u32, HandoverError> {
+    /// Waits until it serves; `let_go` leaves it what there is beside the listening sockets. Otherwise, and when cancelled,
+    /// it is ended.
+    pub(crate) async fn serves(self, let_go: impl Future<Output = Left>) -> Result<u32, HandoverError> {
         let mut child = EndedOnDrop(Some(self.child));
         let words = async {
             let link = Link::new(self.link)?;
-            link.hear(READY).await?;
-            let shadows = let_go.await;
+            let wants_orders = link.hear(&[READY, READY_FOR_ORDERS]).await? == READY_FOR_ORDERS;
+            let Left { shadows, orders } = let_go.await;
+            if wants_orders {
+                for order in orders {
+                    link.give(&Kind::Order(order), &[]).await?;
+                }
+            } else if !orders.is_empty() {
+                warn!("the new process is too old to be told the operator's weights and states: set them again");
+            }
             for some in shadows.chunks(MOST_AT_ONCE) {
                 let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
-                link.give(Kind::Shadow, &some).await?;
+                link.give(&Kind::Shadow, &some).await?;
             }
-            link.give(Kind::End, &[]).await?;
-            link.hear(SERVING).await
+            link.give(&Kind::End, &[]).await?;
+            link.hear(&[SERVING]).await
         };
         match timeout(PATIENCE, words).await {
-            Ok(Ok(())) => Ok(child.0.take().map_or(0, |child| child.id())),
+            Ok(Ok(_serving)) => Ok(child.0.take().map_or(0, |child| child.id())),
             Ok(Err(error)) => Err(HandoverError::NotReady(error.to_string())),
             Err(_elapsed) => Err(HandoverError::NotReady(format!("nothing was heard of it for {PATIENCE:?}"))),
         }
@@ -161,7 +187,7 @@ impl Link {
     }
 
     /// Sends descriptors. The other process may be slow to take them.
-    async fn give(&self, kind: Kind, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    async fn give(&self, kind: &Kind, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         loop {
             match send_some(self.0.get_ref().as_fd(), kind, descriptors, MsgFlags::MSG_DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL).await,
@@ -175,18 +201,16 @@ impl Link {
         self.0.async_io(Interest::READABLE, |link| receive_some(link.as_fd(), MsgFlags::MSG_DONTWAIT)).await
     }
 
-    /// Waits for the other process to say this. Cancelling loses no word.
-    async fn hear(&self, expected: &[u8]) -> io::Result<()> {
+    /// Waits for the other process to say one of these, and tells which. Cancelling loses no word.
+    async fn hear(&self, expected: &[&'static [u8]]) -> io::Result<&'static [u8]> {
         let mut buffer = [0; LONGEST_MESSAGE];
         let receive = |link: &OwnedFd| {
             let received = nix::sys::socket::recv(link.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT);
             received.map_err(io::Error::from)
         };
         let length = self.0.async_io(Interest::READABLE, receive).await?;
-        match &buffer[..length] {
-            word if word == expected => Ok(()),
-            _ => Err(io::Error::other("it ended; its log says why")),
-        }
+        let heard = expected.iter().find(|&&word| word == &buffer[..length]);
+        heard.copied().ok_or_else(|| io::Error::other("it ended; its log says why"))
     }
 }
 
@@ -208,6 +232,8 @@ impl Drop for EndedOnDrop {
 pub(crate) struct Inheritance {
     /// To the former process, if there is one.
     link: Option<OwnedFd>,
+    /// Whether that one can tell what the operator has ordered.
+    tells_orders: bool,
     listeners: HashMap<SocketAddr, Vec<Socket>>,
     admin: HashMap<SocketAddr, Socket>,
     control: Option<Socket>,
@@ -216,12 +242,11 @@ pub(crate) struct Inheritance {
 impl Inheritance {
     /// What there is for this process; `None` if nobody hands anything over.
     pub(crate) fn receive() -> Result<Option<Self>, HandoverError> {
-        if env::var_os(VARIABLE).is_none() {
-            return Ok(None);
-        }
+        let Some(variable) = env::var_os(VARIABLE) else { return Ok(None) };
         let link = io::stdin().as_fd().try_clone_to_owned()?;
         let (listeners, admin) = (HashMap::new(), HashMap::new());
-        let mut inheritance = Self { link: None, listeners, admin, control: None };
+        let tells_orders = variable == WITH_ORDERS;
+        let mut inheritance = Self { link: None, tells_orders, listeners, admin, control: None };
         loop {
             match receive_some(link.as_fd(), MsgFlags::empty())? {
                 (Kind::Listener(address), sockets) => {
@@ -232,7 +257,7 @@ impl Inheritance {
                 }
                 (Kind::Control, sockets) => inheritance.control = sockets.into_iter().next(),
                 // They come later.
-                (Kind::Shadow, _) => {}
+                (Kind::Shadow | Kind::Order(_), _) => {}
                 (Kind::End, _) => return Ok(Some(Self { link: Some(link), ..inheritance })),
             }
         }
@@ -247,7 +272,8 @@ impl Inheritance {
         for (address, socket) in internet {
             listeners.entry(address).or_default().push(socket);
         }
-        Some(Self { link: None, listeners, admin: HashMap::new(), control: unix.into_iter().next() })
+        let control = unix.into_iter().next();
+        Some(Self { link: None, tells_orders: false, listeners, admin: HashMap::new(), control })
     }
 
     /// Whether a former process serves meanwhile.
@@ -294,24 +320,24 @@ impl Inheritance {
         self.control.take()
     }
 
-    /// Tells the former process that this one could serve, and waits until the joined sessions are this one's: the sockets
-    /// that hold their ports.
-    pub(crate) async fn take_over(&self) -> Result<Vec<OwnedFd>, HandoverError> {
-        let Some(link) = &self.link else { return Ok(Vec::new()) };
+    /// Tells the former process that this one could serve, and waits until the joined sessions are this one's.
+    pub(crate) async fn take_over(&self) -> Result<Left, HandoverError> {
+        let Some(link) = &self.link else { return Ok(Left::default()) };
         let link = Link::new(link.try_clone()?)?;
-        link.say(READY)?;
-        let shadows = async {
-            let mut shadows = Vec::new();
+        link.say(if self.tells_orders { READY_FOR_ORDERS } else { READY })?;
+        let left = async {
+            let mut left = Left::default();
             loop {
                 match link.take().await? {
-                    (Kind::Shadow, some) => shadows.extend(some.into_iter().map(OwnedFd::from)),
-                    (Kind::End, _) => return Ok(shadows),
-                    (other, _) => return Err(io::Error::other(format!("{other:?} is not a shadow"))),
+                    (Kind::Shadow, some) => left.shadows.extend(some.into_iter().map(OwnedFd::from)),
+                    (Kind::Order(order), _) => left.orders.push(order),
+                    (Kind::End, _) => return Ok(left),
+                    (other, _) => return Err(io::Error::other(format!("{other:?} was not to come now"))),
                 }
             }
         };
-        match timeout(PATIENCE, shadows).await {
-            Ok(shadows) => Ok(shadows?),
+        match timeout(PATIENCE, left).await {
+            Ok(left) => Ok(left?),
             Err(_elapsed) => Err(HandoverError::NotReady("the former process does not let go".to_owned())),
         }
     }
@@ -325,8 +351,8 @@ impl Inheritance {
     }
 }
 
-fn send_some(link: BorrowedFd<'_>, kind: Kind, descriptors: &[BorrowedFd<'_>], flags: MsgFlags) -> io::Result<()> {
-    let text = serde_json::to_vec(&kind)?;
+fn send_some(link: BorrowedFd<'_>, kind: &Kind, descriptors: &[BorrowedFd<'_>], flags: MsgFlags) -> io::Result<()> {
+    let text = serde_json::to_vec(kind)?;
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
@@ -375,8 +401,8 @@ mod tests {
         let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = listeners[0].local_addr().unwrap();
         let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-        send_some(near.as_fd(), Kind::Listener(address), &descriptors, MsgFlags::empty()).unwrap();
-        send_some(near.as_fd(), Kind::End, &[], MsgFlags::empty()).unwrap();
+        send_some(near.as_fd(), &Kind::Listener(address), &descriptors, MsgFlags::empty()).unwrap();
+        send_some(near.as_fd(), &Kind::End, &[], MsgFlags::empty()).unwrap();
         let (kind, sockets) = receive_some(far.as_fd(), MsgFlags::empty()).unwrap();
         assert_eq!(kind, Kind::Listener(address));
         let arrived: Vec<_> = sockets.iter().map(|of| of.local_addr().unwrap().as_socket().unwrap()).collect();
@@ -384,6 +410,11 @@ mod tests {
         assert!(matches!(receive_some(far.as_fd(), MsgFlags::empty()).unwrap(), (Kind::End, none) if none.is_empty()));
         drop(near);
         assert!(receive_some(far.as_fd(), MsgFlags::empty()).is_err());
+    }
+
+    /// As another version may write it.
+    fn order() -> Ordered {
+        serde_json::from_str(r#"{"group": "g", "weight": 7, "colour": "blue"}"#).unwrap()
     }
 
     /// A process that hangs.
@@ -413,14 +444,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn orders_go_to_who_wants_them() {
+        for (word, expected) in [(READY, vec![Kind::End]), (READY_FOR_ORDERS, vec![Kind::Order(order()), Kind::End])] {
+            let (link, far) = pair();
+            let child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+            for said in [word, SERVING] {
+                send(far.as_raw_fd(), said, MsgFlags::empty()).unwrap();
+            }
+            let left = async { Left { shadows: Vec::new(), orders: vec![order()] } };
+            Successor { child, link }.serves(left).await.unwrap();
+            let heard = expected.iter().map(|_| receive_some(far.as_fd(), MsgFlags::empty()).unwrap().0);
+            assert_eq!(heard.collect::<Vec<_>>(), expected);
+            assert!(receive_some(far.as_fd(), MsgFlags::empty()).is_err(), "there is more");
+        }
+    }
+
+    #[tokio::test]
     async fn only_the_word_is_the_word() {
-        for (said, good) in [(READY, true), (SERVING, false), (b"no", false), (b"", false)] {
+        for (said, good) in [(READY, true), (READY_FOR_ORDERS, true), (SERVING, false), (b"no", false), (b"", false)] {
             let (near, far) = pair();
             if !said.is_empty() {
                 send(far.as_raw_fd(), said, MsgFlags::empty()).unwrap();
             }
             drop(far);
-            assert_eq!(Link::new(near).unwrap().hear(READY).await.is_ok(), good, "{said:?}");
+            assert_eq!(Link::new(near).unwrap().hear(&[READY, READY_FOR_ORDERS]).await.is_ok(), good, "{said:?}");
         }
     }
 }

@@ -8,6 +8,7 @@ use landbridge_core::end::SessionEnd;
 use landbridge_core::failover::AdminState;
 use landbridge_core::orders::{Orders, Subject, Weight};
 use landbridge_core::select::TargetId;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::config::OnDown;
@@ -34,6 +35,27 @@ pub(crate) enum Unknown {
         /// What there is.
         known: String,
     },
+}
+
+/// What the operator has ordered of a group or a target, on its way to the process that takes over. That may be another
+/// version: it leaves out what it does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ordered {
+    group: String,
+    /// The target's address as the file has it; `None`: the group itself.
+    #[serde(default)]
+    target: Option<String>,
+    #[serde(default)]
+    weight: Option<u16>,
+    /// How long the weight still lasts, if not for good.
+    #[serde(default)]
+    weight_left: Option<Duration>,
+    /// `draining` or `disabled`.
+    #[serde(default)]
+    state: Option<String>,
+    /// How long the sessions that are left still have.
+    #[serde(default)]
+    ends_in: Option<Duration>,
 }
 
 /// A group or one of its targets, by index.
@@ -113,14 +135,59 @@ impl Shared {
         }
     }
 
+    /// All orders, for the process that takes over.
+    pub(crate) fn ordered(&self) -> Vec<Ordered> {
+        let (orders, now) = (self.orders().clone(), self.now());
+        let ordered = |subject: &Subject| {
+            let weight = orders.weight(subject);
+            let state = Some(orders.state(subject)).filter(|state| *state != AdminState::Active);
+            let targets = self.find(&named(subject)).map(|found| self.targets_of(found)).unwrap_or_default();
+            let ends_in = targets.into_iter().filter_map(|id| self.state(id).ends_in()).max();
+            Ordered {
+                group: subject.group.clone(),
+                target: subject.target.clone(),
+                weight: weight.map(|of| of.weight),
+                weight_left: weight.and_then(|of| of.until).map(|until| until.saturating_sub(now)),
+                state: state.map(|state| state.label().to_owned()),
+                ends_in: state.and(ends_in),
+            }
+        };
+        orders.subjects().into_iter().map(ordered).collect()
+    }
+
+    /// Takes over what the former process was ordered.
+    pub(crate) fn inherit_orders(&self, ordered: Vec<Ordered>) {
+        if ordered.is_empty() {
+            return;
+        }
+        info!(orders = ordered.len(), "the operator's weights and states go on");
+        let now = self.now();
+        let mut ending = Vec::new();
+        for Ordered { group, target, weight, weight_left, state, ends_in } in ordered {
+            let subject = Subject { group, target };
+            if let Some(weight) = weight {
+                let until = weight_left.map(|left| now.saturating_add(left));
+                self.orders().set_weight(subject.clone(), Weight { weight, until });
+            }
+            if let Some(state) = AdminState::ALL.into_iter().find(|of| state.as_deref() == Some(of.label())) {
+                self.orders().set_state(subject.clone(), state);
+            }
+            ending.extend(ends_in.map(|left| (named(&subject), left)));
+        }
+        self.follow_orders();
+        // A group comes before its targets, which may have a time of their own.
+        for (of, left) in ending {
+            let targets = self.find(&of).map(|found| self.targets_of(found)).unwrap_or_default();
+            targets.into_iter().for_each(|id| self.end_sessions_after(id, left, SessionEnd::Drained));
+        }
+        self.changed.notify_one();
+    }
+
     /// Ends the weights whose time is up.
     pub(crate) fn expire_orders(&self) {
         let expired = self.orders().expire(self.now());
         for subject in expired {
-            let name = match subject.target {
-                Some(address) => format!("{}/{address}", subject.group),
-                None => subject.group,
-            };
+            let name = named(&subject);
             if let Ok(found) = self.find(&name) {
                 self.weigh(found, self.configured_weight(found));
             }
@@ -197,5 +264,13 @@ impl Shared {
     fn orders(&self) -> MutexGuard<'_, Orders> {
         // An order is one assignment: a panic leaves none half done.
         Arc::as_ref(&self.orders).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As the command line names it.
+fn named(Subject { group, target }: &Subject) -> String {
+    match target {
+        Some(address) => format!("{group}/{address}"),
+        None => group.clone(),
     }
 }

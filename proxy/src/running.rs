@@ -18,6 +18,8 @@ pub(crate) struct Running {
     reload_failed: AtomicBool,
     /// When the last good configuration was put in force, in seconds since 1970.
     loaded_at: AtomicU64,
+    /// Whether the operator's orders are with a new process already, which does not serve yet.
+    handing_over: AtomicBool,
     /// What is known of the groups' last minutes.
     pub(crate) pulse: Pulse,
     /// Where sessions are logged when they have ended, if they are.
@@ -31,6 +33,7 @@ impl Running {
             current: ArcSwap::new(first),
             reload_failed: AtomicBool::default(),
             loaded_at: AtomicU64::default(),
+            handing_over: AtomicBool::default(),
             pulse: Pulse::default(),
             session_log,
         };
@@ -46,6 +49,16 @@ impl Running {
     /// From now on `next` is the configuration.
     pub(crate) fn replace(&self, next: Arc<Shared>) {
         self.current.store(next);
+    }
+
+    /// Takes note that the operator's orders are with a new process, or that it has failed.
+    pub(crate) fn set_handing_over(&self, handing_over: bool) {
+        self.handing_over.store(handing_over, Ordering::Relaxed);
+    }
+
+    /// Whether an order would be lost on the new process.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Relaxed)
     }
 
     /// Takes note of how a reload went.

@@ -121,7 +121,9 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             if !verdicts.await {
                 return Ok(());
             }
-            shadows = inherited.take_over().await?;
+            let left = inherited.take_over().await?;
+            first.inherit_orders(left.orders);
+            shadows = left.shadows;
             let packet = start_packet(&first.config, &file);
             give_up_privileges(true);
             (admins(&packet).start(&first.config, Some(inherited))?, packet)

@@ -255,12 +255,16 @@ impl Shared {
 
     /// Ends the sessions of a target, in the way and as the end that are given.
     pub(crate) fn end_sessions(&self, id: TargetId, how: OnDown, end: SessionEnd) {
+        match how {
+            OnDown::Keep => {}
+            OnDown::Drain => self.end_sessions_after(id, self.config.runtime.drain_timeout, end),
+            OnDown::Reset => self.end_sessions_after(id, Duration::ZERO, end),
+        }
+    }
+
+    /// Ends the sessions that a target still has after `limit`.
+    pub(crate) fn end_sessions_after(&self, id: TargetId, limit: Duration, end: SessionEnd) {
         let state = Arc::clone(self.state(id));
-        let limit = match how {
-            OnDown::Keep => return,
-            OnDown::Drain => self.config.runtime.drain_timeout,
-            OnDown::Reset => Duration::ZERO,
-        };
         let ending = {
             let state = Arc::clone(&state);
             async move { state.cut_after(limit, end).await }

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::streams::Streams;
 use landbridge_tests::targets::{Echo, Streaming};
-use landbridge_tests::{Config, Daemon, Ending, Net, ON_OLD_KERNEL, SocketExt, binary, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, ON_OLD_KERNEL, SocketExt, binary, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 const DRAIN: &str = "drain_timeout = \"20s\"";
@@ -244,4 +245,45 @@ fn an_upgrade_that_fails_late_leaves_joined_sessions_to_the_kernel_and_says_so()
     drop(session);
     daemon.wait_ended(1, "client_closed")?;
     daemon.stop().map(drop)
+}
+
+#[test]
+fn an_upgrade_keeps_what_the_operator_has_ordered() -> Result<()> {
+    let net = Net::new(1)?;
+    let targets = [Echo::start(&net.targets[0], 9000)?, Echo::start(&net.targets[0], 9001)?];
+    let first = Group::new("first").target_with(targets[0].address(), "name = \"gpu\"");
+    let config = Config::new([first, Group::new("second").target(targets[1].address())]);
+    let mut daemon = Daemon::start(&net.proxy, &config.runtime("drain_timeout = \"8s\""))?;
+    let mut joined = net.client.connect(daemon.v4())?;
+    for _ in 0..5 {
+        joined.expect_echo(b"before")?;
+    }
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)?;
+    daemon.cli_good(&["set", "weight", "first/gpu", "7", "--for", "1h"])?;
+    daemon.cli_good(&["set", "weight", "second", "9"])?;
+    daemon.cli_good(&["set", "state", "first", "draining"])?;
+    daemon.process().signal(Signal::SIGUSR2)?;
+    let _successor = Successor::of(&mut daemon)?;
+    let id = daemon.process().id();
+    eventually("the old process has nothing left and ends", || {
+        ensure!(has_ended(id), "not yet");
+        Ok(())
+    })?;
+    let status: Value = serde_json::from_str(&daemon.cli_good(&["status", "--json"])?)?;
+    ensure!(status["process"] != id, "{status}");
+    let (first, second) = (&status["groups"][0], &status["groups"][1]);
+    assert_eq!((&first["state"], &second["state"]), (&"draining".into(), &"active".into()));
+    let weight = &first["targets"][0]["weight"];
+    assert_eq!((&weight["weight"], &weight["origin"]), (&7.into(), &"operator".into()));
+    let left = weight["left_ms"].as_u64().context("a time")?;
+    ensure!((3_500_000..3_600_000).contains(&left), "{left} ms are left");
+    assert_eq!(second["weight"], serde_json::json!({ "weight": 9, "origin": "operator" }));
+
+    // What drains has no longer than it had.
+    let left = first["targets"][0]["ends_in_ms"].as_u64().context("a deadline")?;
+    ensure!(left < 8_000, "{left} ms are left");
+    joined.expect_echo(b"after")?;
+    joined.expect_ending(Ending::Reset)?;
+    daemon.wait_ended(1, "drained")?;
+    net.client.connect(daemon.v4())?.expect_echo(b"the other group serves")
 }

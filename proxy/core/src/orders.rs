@@ -2,7 +2,7 @@
 //!
 //! Orders name groups and targets as the file does, so that they outlast a reload. Time is passed in as the time since some fixed moment.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -56,6 +56,11 @@ impl Orders {
     /// The state that was ordered.
     pub fn state(&self, subject: &Subject) -> AdminState {
         self.states.get(subject).copied().unwrap_or_default()
+    }
+
+    /// Whom orders are about.
+    pub fn subjects(&self) -> BTreeSet<&Subject> {
+        self.weights.keys().chain(self.states.keys()).collect()
     }
 
     /// Ends the weights whose time is up at `now`, and says whose.
@@ -117,6 +122,8 @@ mod tests {
         let mut orders = Orders::default();
         let (group, other) = (subject("onprem", None), subject("aws", None));
         orders.set_state(group.clone(), AdminState::Draining);
+        orders.set_weight(other.clone(), Weight { weight: 1, until: None });
+        assert_eq!(orders.subjects(), [&other, &group].into());
         assert_eq!((orders.state(&group), orders.state(&other)), (AdminState::Draining, AdminState::Active));
         orders.set_state(group.clone(), AdminState::Active);
         assert_eq!(orders.state(&group), AdminState::Active);

@@ -33,6 +33,7 @@ use crate::config::Config;
 use crate::config::diff::Plan;
 use crate::operate::Unknown;
 use crate::running::Running;
+use crate::shared::Shared;
 use crate::worker::Phase;
 
 /// Who may use it: owner and group.
@@ -154,7 +155,7 @@ impl Control {
             (&Method::POST, "/weight") => {
                 let SetWeight { of, weight, for_ms } = parsed(body).await?;
                 let duration = for_ms.map(std::time::Duration::from_millis);
-                self.running.load().order_weight(&of, weight, duration)?;
+                self.taking_orders()?.order_weight(&of, weight, duration)?;
                 Ok(json(&status::status(&self.running, *self.phase.borrow())))
             }
             (&Method::POST, "/state") => {
@@ -163,7 +164,7 @@ impl Control {
                 let state = known.ok_or_else(|| {
                     Refused::bad(format!("there is no state \"{state}\"; use active, draining or disabled"))
                 })?;
-                self.running.load().order_state(&of, state)?;
+                self.taking_orders()?.order_state(&of, state)?;
                 Ok(json(&status::status(&self.running, *self.phase.borrow())))
             }
             (&Method::POST, "/shutdown") => {
@@ -183,6 +184,17 @@ impl Control {
                 status: StatusCode::NOT_FOUND,
                 error: format!("there is no {method} {path}; is the command line of another version than the daemon?"),
             }),
+        }
+    }
+
+    /// What takes orders now.
+    fn taking_orders(&self) -> Result<Arc<Shared>, Refused> {
+        match self.running.is_handing_over() {
+            true => Err(Refused {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                error: "a new process is taking over: give the order again in a moment".to_owned(),
+            }),
+            false => Ok(self.running.load()),
         }
     }
 

@@ -77,7 +77,7 @@ enum Verb {
     /// Ends something that runs
     #[command(subcommand)]
     Shutdown(Shutdown),
-    /// Changes something until the daemon ends, reloads included
+    /// Changes something that reloads and upgrades keep, and a restart of the daemon does not
     #[command(subcommand)]
     Set(Set),
     /// Has the running daemon read its configuration file again, and says what has changed

@@ -23,7 +23,7 @@ use crate::chain::chain;
 use crate::config::Config;
 use crate::doorbell::Doorbell;
 use crate::fastpath::packet::PacketPath;
-use crate::handover::{Kind, Successor};
+use crate::handover::{Kind, Left, Successor};
 use crate::listening::{Listening, Order};
 use crate::reload::{self, Begun, Cause, Prepared, ReloadError, prepare};
 use crate::running::Running;
@@ -102,8 +102,8 @@ impl Supervisor {
                     (Event::Reload, _) => wished = true,
                     (Event::Reopen, _) => self.running.session_log.iter().for_each(SessionLog::reopen),
                     (Event::Upgrade, Phase::Serving) if upgrade.is_terminated() && reload.is_terminated() => {
-                        let path = self.packet.clone();
-                        let begun = self.begin_upgrade().map(|successor| successor.serves(let_go(path)).fuse());
+                        let left = let_go(self.packet.clone(), Arc::clone(&self.running));
+                        let begun = self.begin_upgrade().map(|successor| successor.serves(left).fuse());
                         upgrade.set(begun.into());
                     }
                     (Event::Upgrade, _) => warn!("not now: something else is on its way; send SIGUSR2 again"),
@@ -153,6 +153,7 @@ impl Supervisor {
                     }
                     Err(error) => {
                         error!("no upgrade, this process goes on: {error}");
+                        self.running.set_handing_over(false);
                         if self.packet.as_deref().is_some_and(PacketPath::is_retired) {
                             error!(
                                 "the packet datapath was handed over already: nothing is joined any more, and joined \
@@ -212,7 +213,7 @@ impl Supervisor {
     /// Starts the binary that is now where this one was, with all sockets.
     fn begin_upgrade(&self) -> Option<Successor> {
         let listeners = self.listening.descriptors().map(|(address, sockets)| (Kind::Listener(address), sockets));
-        let servers = self.servers.iter().map(|(kind, server)| (*kind, vec![server.socket.as_fd()]));
+        let servers = self.servers.iter().map(|(kind, server)| (kind.clone(), vec![server.socket.as_fd()]));
         let descriptors: Vec<_> = listeners.chain(servers).collect();
         match Successor::start(&self.program, &self.file, &descriptors) {
             Ok(successor) => {
@@ -294,9 +295,15 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// A look is one lock, and nobody watches the joined sessions meanwhile.
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 
-/// Leaves the joined sessions to another process while this one goes on; returns the sockets that hold their ports.
-/// Cancelling it leaves them all the same.
-async fn let_go(path: Option<Arc<PacketPath>>) -> Vec<OwnedFd> {
+/// Leaves the joined sessions, and what the operator has ordered, to another process while this one goes on. Cancelling it
+/// leaves the sessions all the same.
+async fn let_go(path: Option<Arc<PacketPath>>, running: Arc<Running>) -> Left {
+    let shadows = let_sessions_go(path).await;
+    running.set_handing_over(true);
+    Left { shadows, orders: running.load().ordered() }
+}
+
+async fn let_sessions_go(path: Option<Arc<PacketPath>>) -> Vec<OwnedFd> {
     let Some(path) = path.filter(|path| path.retire()) else { return Vec::new() };
     let until = Instant::now() + SETTLE;
     while path.sessions() > 0 && Instant::now() < until {
