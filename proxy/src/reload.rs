@@ -28,6 +28,13 @@ pub(crate) enum ReloadError {
     Bind(#[from] BindError),
 }
 
+impl ReloadError {
+    /// Whether the file can be read and is wrong.
+    pub(crate) const fn is_invalid(&self) -> bool {
+        matches!(self, Self::Load(LoadError::Invalid { .. }))
+    }
+}
+
 /// Why there is another configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {

@@ -303,7 +303,7 @@ fn a_reload_and_its_plan_are_told() -> Result<()> {
 
     std::fs::write(daemon.file(), "[[listener]]\nname = 7\n")?;
     let refused = daemon.cli(&["reload"])?;
-    ensure!(refused.code() == 1 && refused.stderr.contains("7 is a whole number, not a string"), "{refused:?}");
+    ensure!(refused.code() == 78 && refused.stderr.contains("7 is a whole number, not a string"), "{refused:?}");
     daemon.wait_metric("landbridge_config_last_reload_success", &[], 0.0)?;
     assert_eq!(daemon.cli(&["check", &file, "--against-running"])?.code(), 78);
 

@@ -46,7 +46,15 @@ const BACKLOG: i32 = 64;
 const LARGEST_BODY: usize = (1 << 20) + 1;
 
 /// A wish for a reload, and where its outcome goes: what has changed, or why nothing has.
-pub(crate) type ReloadWish = oneshot::Sender<Result<Vec<String>, String>>;
+pub(crate) type ReloadWish = oneshot::Sender<Result<Vec<String>, NotReloaded>>;
+
+/// Why a reload has changed nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct NotReloaded {
+    pub(crate) why: String,
+    /// Whether the file is not valid.
+    pub(crate) invalid: bool,
+}
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +183,7 @@ impl Control {
             (&Method::POST, "/reload") => self.reload().await,
             (&Method::POST, "/plan") => {
                 let text = String::from_utf8_lossy(&whole(body).await?).into_owned();
-                let config = Config::parse(&text).map_err(|problems| Refused::bad(problems.to_string()))?;
+                let config = Config::parse(&text).map_err(|problems| Refused::invalid(problems.to_string()))?;
                 let config = config.resolved(|host| self.running.names.address(host));
                 let plan = Plan::between(&self.running.load().config, &config);
                 Ok(json(&Changes { changes: plan.changes.iter().map(ToString::to_string).collect() }))
@@ -203,7 +211,10 @@ impl Control {
         let gone = || Refused { status: StatusCode::SERVICE_UNAVAILABLE, error: "the daemon is ending".to_owned() };
         self.reloads.send(sender).map_err(|_ending| gone())?;
         let changes = outcome.await.map_err(|_ending| gone())?;
-        let changes = changes.map_err(|error| Refused { status: StatusCode::CONFLICT, error })?;
+        let changes = changes.map_err(|NotReloaded { why, invalid }| match invalid {
+            true => Refused::invalid(why),
+            false => Refused { status: StatusCode::CONFLICT, error: why },
+        })?;
         Ok(json(&Changes { changes }))
     }
 }
@@ -211,6 +222,11 @@ impl Control {
 impl Refused {
     fn bad(error: String) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error }
+    }
+
+    /// The configuration is not valid: the command line exits as `check` does.
+    fn invalid(error: String) -> Self {
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, error }
     }
 
     fn response(self) -> Response<Full<Bytes>> {

@@ -101,7 +101,7 @@ fn report(path: &Path, running: Option<&Path>) -> Exit {
 fn changes(socket: &Path, path: &Path) -> Result<Vec<String>, Exit> {
     operate::changes(socket, read(path)?).map_err(|error| {
         eprintln!("{error}");
-        Exit::Failed
+        error.exit()
     })
 }
 

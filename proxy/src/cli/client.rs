@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Exit;
 use crate::admin::api::Refusal;
 
 /// Longer than a reload takes, which waits for the first probes of new targets for at most a minute.
@@ -41,6 +42,9 @@ pub(super) enum ClientError {
     /// It takes too long.
     #[error("the daemon did not answer within {TIMEOUT:?}")]
     Timeout,
+    /// The configuration is not valid.
+    #[error("{0}")]
+    Invalid(String),
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -50,6 +54,16 @@ pub(super) enum ClientError {
     /// No request could be made.
     #[error("cannot ask: {0}")]
     Start(#[source] io::Error),
+}
+
+impl ClientError {
+    /// How the verb exits.
+    pub(super) const fn exit(&self) -> Exit {
+        match self {
+            Self::Invalid(_) => Exit::InvalidConfiguration,
+            _ => Exit::Failed,
+        }
+    }
 }
 
 /// Asks the daemon on `socket` for `path`.
@@ -74,7 +88,11 @@ fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str, body: Byt
     if status.is_success() {
         return Ok(serde_json::from_slice(&answer)?);
     }
-    Err(ClientError::Refused(serde_json::from_slice::<Refusal>(&answer)?.error))
+    let Refusal { error } = serde_json::from_slice(&answer)?;
+    Err(match status {
+        StatusCode::UNPROCESSABLE_ENTITY => ClientError::Invalid(error),
+        _ => ClientError::Refused(error),
+    })
 }
 
 async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {

@@ -81,7 +81,7 @@ fn told<T: Serialize + DeserializeOwned>(
         Ok(answer) => answer,
         Err(error) => {
             eprintln!("{error}");
-            return Exit::Failed;
+            return error.exit();
         }
     };
     let text = match json {

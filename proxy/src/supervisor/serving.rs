@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::RunError;
 use crate::admin::Server;
-use crate::admin::control::ReloadWish;
+use crate::admin::control::{NotReloaded, ReloadWish};
 use crate::chain::chain;
 use crate::config::Config;
 use crate::doorbell::Doorbell;
@@ -243,7 +243,7 @@ impl Supervisor {
                 self.running.note_reload(false);
                 error!("the configuration stays as it is: {}", chain(&error));
                 self.service.reloaded();
-                tell(wishes, &Err(chain(&error)));
+                tell(wishes, &Err(NotReloaded { why: chain(&error), invalid: error.is_invalid() }));
                 None
             }
         }
@@ -312,7 +312,7 @@ async fn let_sessions_go(path: Option<Arc<PacketPath>>) -> Vec<OwnedFd> {
     path.let_go()
 }
 
-fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, String>) {
+fn tell(wishes: Vec<ReloadWish>, outcome: &Result<Vec<String>, NotReloaded>) {
     // Who does not wait any more need not know.
     wishes.into_iter().for_each(|wish| drop(wish.send(outcome.clone())));
 }
