@@ -49,7 +49,7 @@ pub(crate) struct Prepared {
     pub(crate) shared: Arc<Shared>,
     pub(crate) watch: Watch,
     pub(crate) bound: Vec<Bound>,
-    /// As the file has it: names are names.
+    /// As the file has it, but for what needs a restart: names are names.
     pub(crate) template: Config,
     /// What is different, for people.
     pub(crate) changes: Vec<String>,
@@ -91,6 +91,8 @@ pub(crate) async fn prepare(begun: Begun) -> Prepared {
         }
     }
     let changes = plan.changes.iter().map(ToString::to_string).collect();
+    // What needs a restart is not in force, and the next reload has to tell it again.
+    let (template, config) = (template.started_as(&current.config), config.started_as(&current.config));
     let shared = Arc::new(current.next(config, workers));
     let watch = watch_targets(&shared);
     first_verdicts(&shared).await;

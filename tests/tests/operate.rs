@@ -314,6 +314,23 @@ fn a_reload_and_its_plan_are_told() -> Result<()> {
     daemon.stop_at_once().map(drop)
 }
 
+/// Until then every reload says it, and what is taken back leaves nothing to say.
+#[test]
+fn what_needs_a_restart_is_pending_until_there_is_one() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    let file = daemon.file().display().to_string();
+    daemon.change(&pair.config().runtime("workers = 2"))?;
+    for _ in 0..2 {
+        assert_eq!(daemon.cli_good(&["reload"])?, "~ runtime: workers: 0 -> 2 (after a restart)\n");
+        let plan = daemon.cli_good(&["check", &file, "--against-running"])?;
+        ensure!(plan.contains("~ runtime: workers: 0 -> 2 (after a restart)"), "{plan}");
+    }
+    daemon.change(&pair.config())?;
+    assert_eq!(daemon.cli_good(&["reload"])?, "nothing has changed\n");
+    daemon.stop_at_once().map(drop)
+}
+
 #[test]
 fn what_does_not_exist_is_refused_with_what_does() -> Result<()> {
     let pair = Pair::start()?;

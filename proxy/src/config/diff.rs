@@ -114,7 +114,7 @@ impl Values {
         self.0.insert(format!("{of}: {option}"), Value { written: value.to_string(), fixed: false });
     }
 
-    /// Sets what takes effect only after a restart.
+    /// Sets what takes effect only after a restart: see [`Config::started_as`].
     fn fixed(&mut self, of: &str, option: &str, value: impl Display) {
         self.0.insert(format!("{of}: {option}"), Value { written: value.to_string(), fixed: true });
     }

@@ -97,6 +97,16 @@ impl Config {
         self
     }
 
+    /// This configuration with the options that are set up once, at the start, as in `running`.
+    pub fn started_as(mut self, running: &Self) -> Self {
+        self.runtime.workers = running.runtime.workers;
+        self.admin = running.admin.clone();
+        self.log = running.log;
+        self.session_log = running.session_log.clone();
+        self.datapath.limits = running.datapath.limits;
+        self
+    }
+
     /// Every target, group by group.
     pub fn target_ids(&self) -> impl Iterator<Item = TargetId> {
         let groups = self.groups.iter().enumerate();

@@ -41,7 +41,7 @@ pub(super) struct Supervisor {
     /// What an upgrade starts.
     pub(super) program: PathBuf,
     pub(super) file: PathBuf,
-    /// The configuration as the file had it: names are names.
+    /// The configuration as the file had it, but for what needs a restart: names are names.
     pub(super) template: Config,
     pub(super) running: Arc<Running>,
     pub(super) phase: watch::Sender<Phase>,

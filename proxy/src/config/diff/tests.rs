@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{Admin, Limits, LogFormat, SessionLogRules};
 
 /// A configuration out of small numbers: which listeners bind what, and which groups have which targets and weights.
 fn config(listeners: &[(u8, BTreeSet<u8>, u8)], groups: &[(u8, Vec<(u8, u8)>)]) -> Config {
@@ -75,6 +76,25 @@ proptest! {
             prop_assert_eq!((&there.what, &there.from, &there.to), (&back.what, &back.to, &back.from));
         }
     }
+}
+
+/// What needs a restart is as it was, and told again, until there is one.
+#[test]
+fn what_needs_a_restart_stays_as_it_is() {
+    let old = config(&[(0, [1].into(), 0)], &[(0, vec![(1, 1)])]);
+    let mut new = config(&[(0, [1].into(), 0)], &[(0, vec![(1, 5)])]);
+    new.runtime.workers = std::num::NonZeroUsize::new(9);
+    new.admin = Admin { listen: None, socket: None };
+    new.log.format = LogFormat::Json;
+    new.session_log = SessionLogRules { output: Some(LogOutput::Stdout), one_in: 7 };
+    new.datapath.limits = Limits { soft: 1, hard: 2, bulk: 3, budget: 4 };
+    let restarts = |plan: Plan| plan.changes.iter().filter(|change| change.needs_restart).count();
+    let fixed = values(&old).values().filter(|value| value.fixed).count();
+    assert_eq!(restarts(Plan::between(&old, &new)), fixed);
+    let running = new.clone().started_as(&old);
+    assert_eq!(Plan::between(&old, &running).changes.len(), 1);
+    assert_eq!(restarts(Plan::between(&running, &new)), fixed);
+    assert_eq!(restarts(Plan::between(&running, &old)), 0);
 }
 
 #[test]
