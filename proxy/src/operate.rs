@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::config::OnDown;
+use crate::config::diff::Change;
 use crate::shared::Shared;
 
 /// A name that is no group or target of the running configuration.
@@ -66,11 +67,20 @@ enum Found {
 }
 
 impl Shared {
-    /// Gives `of`, `GROUP` or `GROUP/TARGET`, a weight for some time, or until the daemon ends.
-    pub(crate) fn order_weight(&self, of: &str, weight: u16, duration: Option<Duration>) -> Result<(), Unknown> {
+    /// Gives `of`, `GROUP` or `GROUP/TARGET`, a weight for some time, or until the daemon ends; `None`: the configuration's.
+    pub(crate) fn order_weight(
+        &self,
+        of: &str,
+        weight: Option<u16>,
+        duration: Option<Duration>,
+    ) -> Result<(), Unknown> {
         let found = self.find(of)?;
         let until = duration.map(|duration| self.now().saturating_add(duration));
-        self.orders().set_weight(self.subject(found), Weight { weight, until });
+        match weight {
+            Some(weight) => self.orders().set_weight(self.subject(found), Weight { weight, until }),
+            None => self.orders().forget_weight(&self.subject(found)),
+        }
+        let weight = weight.unwrap_or_else(|| self.configured_weight(found));
         self.weigh(found, weight);
         self.call_waiting();
         info!(of, weight, duration = ?duration, "weight ordered");
@@ -204,6 +214,26 @@ impl Shared {
     pub(crate) fn ordered_weight(&self, group: &str, target: Option<String>) -> Option<Option<Duration>> {
         let ordered = self.orders().weight(&Subject { group: group.to_owned(), target })?;
         Some(ordered.until.map(|until| until.saturating_sub(self.now())))
+    }
+
+    /// What a reload changes, in words: where the operator's weight goes on, that too.
+    pub(crate) fn told(&self, changes: &[Change]) -> Vec<String> {
+        let told = |change: &Change| match self.weight_that_stays(change) {
+            Some(weight) => format!("{change} (the operator's {weight} stays in force)"),
+            None => change.to_string(),
+        };
+        changes.iter().map(told).collect()
+    }
+
+    fn weight_that_stays(&self, change: &Change) -> Option<u16> {
+        change.to.as_ref()?;
+        let of = change.what.strip_suffix(": weight")?;
+        let (group, target) = match of.strip_prefix("group ") {
+            Some(group) => (group, None),
+            None => of.strip_prefix("target ")?.split_once('/').map(|(group, target)| (group, Some(target)))?,
+        };
+        let subject = Subject { group: group.to_owned(), target: target.map(ToOwned::to_owned) };
+        self.orders().weight(&subject).map(|of| of.weight)
     }
 
     fn weigh(&self, found: Found, weight: u16) {

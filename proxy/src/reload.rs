@@ -84,13 +84,13 @@ pub(crate) async fn prepare(begun: Begun) -> Prepared {
     names.learn(&template).await;
     let config = template.clone().resolved(|host| names.address(host));
     let plan = Plan::between(&current.config, &config);
-    for change in &plan.changes {
+    let changes = current.told(&plan.changes);
+    for (change, told) in plan.changes.iter().zip(&changes) {
         match change.needs_restart {
-            true => warn!("reload: {change}"),
-            false => info!("reload: {change}"),
+            true => warn!("reload: {told}"),
+            false => info!("reload: {told}"),
         }
     }
-    let changes = plan.changes.iter().map(ToString::to_string).collect();
     // What needs a restart is not in force, and the next reload has to tell it again.
     let (template, config) = (template.started_as(&current.config), config.started_as(&current.config));
     let shared = Arc::new(current.next(config, workers));

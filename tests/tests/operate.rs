@@ -168,6 +168,21 @@ fn weights_change_at_once_and_outlast_reloads() -> Result<()> {
     daemon.cli_good(&["set", "weight", "onprem/first", "0", "--for", "300ms"])?;
     daemon.wait_metric("landbridge_target_weight", &[("target", "first")], 1.0)?;
 
+    // Or it is taken back; until then what a reload changes says that it stays.
+    daemon.cli_good(&["set", "weight", "onprem/first", "5"])?;
+    let of = format!("target onprem/{}: weight", pair.targets[0].address());
+    let group = Group::new("onprem").target_with(pair.targets[0].address(), "name = \"first\"\nweight = 2");
+    daemon.change(&Config::new([group.target(pair.targets[1].address())]))?;
+    let told = format!("~ {of}: 1 -> 2 (the operator's 5 stays in force)\n");
+    assert_eq!(daemon.cli_good(&["reload"])?, told);
+    daemon.wait_metric("landbridge_target_weight", &[("target", "first")], 5.0)?;
+    let answer = json(&daemon, &["set", "weight", "onprem/first", "config"])?;
+    let weight = serde_json::json!({ "weight": 2, "origin": "config" });
+    assert_eq!(answer["groups"][0]["targets"][0]["weight"], weight);
+    assert_eq!(daemon.cli(&["set", "weight", "onprem/first", "config", "--for", "1h"])?.code(), 1);
+    daemon.change(&pair.config())?;
+    assert_eq!(daemon.cli_good(&["reload"])?, format!("~ {of}: 2 -> 1\n"));
+
     let answer = json(&daemon, &["set", "weight", "onprem", "0"])?;
     assert_eq!(answer["groups"][0]["weight"]["weight"], 0);
     ensure!(pair.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty(), "a group of weight 0 takes nothing");

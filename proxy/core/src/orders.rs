@@ -40,6 +40,11 @@ impl Orders {
         self.weights.insert(subject, weight);
     }
 
+    /// Takes the order of a weight back.
+    pub fn forget_weight(&mut self, subject: &Subject) {
+        self.weights.remove(subject);
+    }
+
     /// Orders a state. Active is what everything is without an order.
     pub fn set_state(&mut self, subject: Subject, state: AdminState) {
         match state {
@@ -115,6 +120,8 @@ mod tests {
         orders.set_weight(group.clone(), Weight { weight: 2, until: Some(secs(5)) });
         assert_eq!(orders.expire(secs(1)), []);
         assert_eq!(orders.weight(&group).unwrap().weight, 2);
+        orders.forget_weight(&group);
+        assert_eq!((orders.weight(&group), orders.deadline()), (None, None));
     }
 
     #[test]

@@ -157,7 +157,9 @@ pub(crate) struct SessionStatus {
 pub(crate) struct SetWeight {
     /// `GROUP` or `GROUP/TARGET`.
     pub(crate) of: String,
-    pub(crate) weight: u16,
+    /// `null`: the configuration's again. It cannot be left out.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub(crate) weight: Option<u16>,
     /// For how long; without it until the daemon ends.
     #[serde(default)]
     pub(crate) for_ms: Option<u64>,

@@ -162,6 +162,9 @@ impl Control {
             (&Method::GET, "/sessions") => Ok(json(&status::sessions(&self.running.load()))),
             (&Method::POST, "/weight") => {
                 let SetWeight { of, weight, for_ms } = parsed(body).await?;
+                if weight.is_none() && for_ms.is_some() {
+                    return Err(Refused::bad("only a weight of the operator has a time: leave out --for".to_owned()));
+                }
                 let duration = for_ms.map(std::time::Duration::from_millis);
                 self.taking_orders()?.order_weight(&of, weight, duration)?;
                 Ok(json(&status::status(&self.running, *self.phase.borrow())))
@@ -185,8 +188,9 @@ impl Control {
                 let text = String::from_utf8_lossy(&whole(body).await?).into_owned();
                 let config = Config::parse(&text).map_err(|problems| Refused::invalid(problems.to_string()))?;
                 let config = config.resolved(|host| self.running.names.address(host));
-                let plan = Plan::between(&self.running.load().config, &config);
-                Ok(json(&Changes { changes: plan.changes.iter().map(ToString::to_string).collect() }))
+                let shared = self.running.load();
+                let plan = Plan::between(&shared.config, &config);
+                Ok(json(&Changes { changes: shared.told(&plan.changes) }))
             }
             (method, path) => Err(Refused {
                 status: StatusCode::NOT_FOUND,

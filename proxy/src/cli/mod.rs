@@ -138,8 +138,9 @@ enum Set {
     Weight {
         /// GROUP, or GROUP/TARGET by name or address
         of: String,
-        /// 0 to 65535; 0: no new sessions
-        weight: u16,
+        /// 0 to 65535; 0: no new sessions; config: the configuration's again
+        #[arg(value_name = "N|config")]
+        weight: operate::Weight,
         /// For so long, such as 30m; then the configuration's weight counts again
         #[arg(long = "for", value_name = "TIME", value_parser = units::duration)]
         duration: Option<Duration>,

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -29,10 +30,25 @@ pub(super) fn sessions(socket: &Path, json: bool) -> Exit {
     })
 }
 
+/// A weight as the command line has it: a number, or `config` for the configuration's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weight(Option<u16>);
+
+impl FromStr for Weight {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "config" => Ok(Self(None)),
+            _ => text.parse().map(|weight| Self(Some(weight))).map_err(|_| "use 0 to 65535, or config"),
+        }
+    }
+}
+
 /// `landbridge set weight`
-pub(super) fn set_weight(socket: &Path, of: String, weight: u16, duration: Option<Duration>, json: bool) -> Exit {
+pub(super) fn set_weight(socket: &Path, of: String, weight: Weight, duration: Option<Duration>, json: bool) -> Exit {
     let for_ms = duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    told(client::post::<Status>(socket, "/weight", &SetWeight { of, weight, for_ms }), json, status_text)
+    told(client::post::<Status>(socket, "/weight", &SetWeight { of, weight: weight.0, for_ms }), json, status_text)
 }
 
 /// `landbridge set state`

@@ -124,7 +124,9 @@ fn prompt(model: &Model) -> String {
     let said = model.said();
     match model.mode() {
         Mode::Looking => said.to_owned(),
-        Mode::Weight { of, typed } if said.is_empty() => format!("weight of {of}, then Enter; Esc: none: {typed}_"),
+        Mode::Weight { of, typed } if said.is_empty() => {
+            format!("weight of {of}, then Enter; c config  Esc none: {typed}_")
+        }
         Mode::Weight { typed, .. } => format!("{said}: {typed}_"),
         Mode::State { of } => format!("state of {of}: a active  d draining  x disabled  Esc none"),
         Mode::Confirm(order) => format!("{}? y/n", order.words()),
@@ -178,7 +180,7 @@ mod tests {
         for key in [Key::Char('w'), Key::Char('7')] {
             model.key(key);
         }
-        assert_eq!(seen(&model, Duration::ZERO)[22], "weight of onprem, then Enter; Esc: none: 7_");
+        assert_eq!(seen(&model, Duration::ZERO)[22], "weight of onprem, then Enter; c config  Esc none: 7_");
         model.key(Key::Enter);
         assert_eq!(seen(&model, Duration::ZERO)[22], "set the weight of onprem to 7? y/n");
         assert_eq!(seen(&model, Duration::from_secs(8))[0], "no answer for 8 s");

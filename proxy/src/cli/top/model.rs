@@ -25,15 +25,23 @@ pub(super) enum Key {
 /// What the daemon shall change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Order {
-    Weight { of: String, weight: u16 },
-    State { of: String, state: AdminState },
+    /// `None`: the configuration's.
+    Weight {
+        of: String,
+        weight: Option<u16>,
+    },
+    State {
+        of: String,
+        state: AdminState,
+    },
 }
 
 impl Order {
     /// What it does, in words.
     pub(super) fn words(&self) -> String {
         match self {
-            Self::Weight { of, weight } => format!("set the weight of {of} to {weight}"),
+            Self::Weight { of, weight: Some(weight) } => format!("set the weight of {of} to {weight}"),
+            Self::Weight { of, weight: None } => format!("set the weight of {of} to the configuration's"),
             Self::State { of, state } => format!("set the state of {of} to {}", state.label()),
         }
     }
@@ -166,9 +174,13 @@ impl Model {
             Key::Escape => return,
             Key::Char(digit) if digit.is_ascii_digit() && typed.len() < WEIGHT_DIGITS => typed.push(digit),
             Key::Backspace => drop(typed.pop()),
+            Key::Char('c') => {
+                self.mode = Mode::Confirm(Order::Weight { of, weight: None });
+                return;
+            }
             Key::Enter => match typed.parse() {
                 Ok(weight) => {
-                    self.mode = Mode::Confirm(Order::Weight { of, weight });
+                    self.mode = Mode::Confirm(Order::Weight { of, weight: Some(weight) });
                     return;
                 }
                 Err(_) => self.said = format!("a weight is a number from 0 to {}", u16::MAX),
@@ -293,7 +305,8 @@ mod tests {
 
     #[test]
     fn an_order_needs_a_yes_and_goes_to_the_selected_row() {
-        let weight = |of: &str, weight| Action::Send(Order::Weight { of: of.to_owned(), weight });
+        let order = |of: &str, weight| Action::Send(Order::Weight { of: of.to_owned(), weight });
+        let weight = |of: &str, weight| order(of, Some(weight));
         let state = |of: &str, state| Action::Send(Order::State { of: of.to_owned(), state });
         for (keys, expected) in [
             ("w12\ny", vec![weight("onprem", 12)]),
@@ -302,6 +315,7 @@ mod tests {
             ("jjw65535\ny", vec![weight("onprem/gpu-2", 65535)]),
             ("jjjjjjjjw3\ny", vec![weight("aws/ec2", 3)]),
             ("jjkw3\ny", vec![weight("onprem/gpu-1", 3)]),
+            ("w3cy", vec![order("onprem", None)]),
             ("say", vec![state("onprem", AdminState::Active)]),
             ("jsdy", vec![state("onprem/gpu-1", AdminState::Draining)]),
             ("sxy", vec![state("onprem", AdminState::Disabled)]),
@@ -314,7 +328,7 @@ mod tests {
             ("s!y", vec![]),
             ("sdn", vec![]),
             ("y", vec![]),
-            // While a number is typed, a letter is only a letter.
+            // While a number is typed, another letter is only a letter.
             ("wq", vec![]),
             ("q", vec![Action::Quit]),
             ("^", vec![Action::Quit]),
@@ -358,7 +372,7 @@ mod tests {
     #[test]
     fn the_outcome_of_an_order_is_said() {
         let mut model = model();
-        let order = Order::Weight { of: "aws".to_owned(), weight: 1 };
+        let order = Order::Weight { of: "aws".to_owned(), weight: Some(1) };
         model.carried_out(&order, Ok(()));
         assert_eq!(model.said(), "done: set the weight of aws to 1");
         model.carried_out(&order, Err("no such group".to_owned()));
