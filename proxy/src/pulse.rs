@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use landbridge_core::end::SessionEnd;
 use landbridge_core::slow::{Signs, Slow, SlowJudge};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -22,9 +23,52 @@ const BEAT: Duration = Duration::from_secs(1);
 pub(crate) const BEATS_PER_POINT: u64 = 5;
 pub(crate) const POINTS: usize = 120;
 
+/// A listener that was full has room again when so many beats have passed without a client that was refused: while it is
+/// nearly full the log does not say both again and again.
+const ROOM_AFTER: u32 = 10;
+
 /// What is known of all groups, by name: a reload keeps it.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse(Mutex<HashMap<String, GroupPulse>>);
+
+/// Whether a listener refuses clients because it has as many sessions as it may have.
+#[derive(Debug, Default)]
+struct Fullness {
+    /// Clients that were refused since the daemon started.
+    counted: u64,
+    /// Clients that were refused since it is full, and beats since the last one.
+    full: Option<(u64, u32)>,
+}
+
+/// What has changed about a listener.
+#[derive(Debug, PartialEq, Eq)]
+enum Crowd {
+    /// It is full.
+    Full,
+    /// It has room again, after so many refused clients.
+    Room(u64),
+}
+
+impl Fullness {
+    fn beat(&mut self, counted: u64) -> Option<Crowd> {
+        let refused = counted.saturating_sub(std::mem::replace(&mut self.counted, counted));
+        match &mut self.full {
+            None if refused == 0 => None,
+            None => {
+                self.full = Some((refused, 0));
+                Some(Crowd::Full)
+            }
+            Some((total, quiet)) => {
+                (*total, *quiet) = (*total + refused, if refused == 0 { *quiet + 1 } else { 0 });
+                let total = *total;
+                (*quiet >= ROOM_AFTER).then(|| {
+                    self.full = None;
+                    Crowd::Room(total)
+                })
+            }
+        }
+    }
+}
 
 /// What is known of one group.
 #[derive(Debug, Clone, Default)]
@@ -157,9 +201,12 @@ impl Pulse {
     pub(crate) async fn run(running: Arc<Running>) {
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut listeners = HashMap::new();
         loop {
             beats.tick().await;
-            running.pulse.beat(&running.load());
+            let shared = running.load();
+            running.pulse.beat(&shared);
+            look_at_listeners(&shared, &mut listeners);
         }
     }
 
@@ -188,9 +235,37 @@ impl Pulse {
     }
 }
 
+/// Says which listeners are full, and which are no longer.
+fn look_at_listeners(shared: &Shared, known: &mut HashMap<String, Fullness>) {
+    known.retain(|name, _| shared.config.listeners.iter().any(|listener| listener.name == *name));
+    for (index, listener) in shared.config.listeners.iter().enumerate() {
+        let cells = shared.stats.listener_cells(index).iter();
+        let counted = cells.map(|cell| cell.ends.of(SessionEnd::ListenerFull).get()).sum();
+        let (listener, most) = (&listener.name, listener.max_connections);
+        match known.entry(listener.clone()).or_default().beat(counted) {
+            Some(Crowd::Full) => warn!(listener, max_connections = most, "full: refusing clients"),
+            Some(Crowd::Room(refused)) => info!(listener, refused, "no longer full"),
+            None => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_listener_is_told_once_and_its_end_when_it_lasts() {
+        let mut listener = Fullness::default();
+        assert_eq!(listener.beat(0), None);
+        assert_eq!(listener.beat(2), Some(Crowd::Full));
+        for counted in [3, 3, 3, 4] {
+            assert_eq!(listener.beat(counted), None);
+        }
+        let quiet: Vec<_> = (0..ROOM_AFTER + 5).filter_map(|_| listener.beat(4)).collect();
+        assert_eq!(quiet, [Crowd::Room(4)]);
+        assert_eq!(listener.beat(5), Some(Crowd::Full));
+    }
 
     #[test]
     fn counters_become_rates_and_the_oldest_points_go() {

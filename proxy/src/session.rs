@@ -22,7 +22,7 @@ use crate::joined;
 use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
 use crate::net::path;
-use crate::net::proxy_protocol::{self, Origin};
+use crate::net::proxy_protocol::{self, HeaderError, Origin};
 use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
 use crate::running::Running;
@@ -293,7 +293,12 @@ impl Session<'_> {
         let listener = &shared.config.listeners[self.listener];
         let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
         let accepted = proxy_protocol::accept(stream, listener.accept_proxy).await.map_err(|error| {
-            debug!(%peer, listener = listener.name, "{error}");
+            let listener = &listener.name;
+            match error {
+                // So do the checks of some balancers.
+                HeaderError::Closed => debug!(%peer, listener, "{error}"),
+                _ => warn!(%peer, listener, "refused: {error}"),
+            }
             SessionEnd::BadProxyHeader
         })?;
         let mut head = Head { bytes: accepted.rest.into(), read: accepted.read, more: false };

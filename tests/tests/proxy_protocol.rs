@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{ProxyHeader, Scripted};
-use landbridge_tests::{Config, Daemon, Group, Net, SocketExt};
+use landbridge_tests::{Config, Daemon, Group, Net, SocketExt, eventually};
 
 /// The header of a balancer whose client is far away.
 fn header(version: u8) -> ProxyHeader {
@@ -151,6 +151,12 @@ fn a_session_with_a_bad_header_is_closed_before_any_target_sees_it() -> Result<(
             sessions += 1;
             daemon.wait_ended(sessions, "bad_proxy_header").with_context(|| format!("{what} is not counted"))?;
         }
+        let peer = format!("peer={}:", net.client.v4(0).ip());
+        eventually("the log names the peers", || {
+            let told = daemon.process().stderr().matches(&peer).count();
+            ensure!(told == sessions as usize, "{told} of {sessions}");
+            Ok(())
+        })?;
         daemon.stop()?;
     }
     assert_eq!(target.accepted(), 0);
