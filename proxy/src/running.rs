@@ -1,10 +1,11 @@
 //! Which configuration is in force, and what outlives every one of them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use crate::names::Names;
 use crate::pulse::Pulse;
@@ -20,6 +21,8 @@ pub(crate) struct Running {
     loaded_at: AtomicU64,
     /// Whether the operator's orders are with a new process already, which does not serve yet.
     handing_over: AtomicBool,
+    /// When this phase is over, if that is known.
+    phase_ends: Mutex<Option<Instant>>,
     /// What is known of the groups' last minutes.
     pub(crate) pulse: Pulse,
     /// Where sessions are logged when they have ended, if they are.
@@ -34,6 +37,7 @@ impl Running {
             reload_failed: AtomicBool::default(),
             loaded_at: AtomicU64::default(),
             handing_over: AtomicBool::default(),
+            phase_ends: Mutex::default(),
             pulse: Pulse::default(),
             session_log,
         };
@@ -49,6 +53,17 @@ impl Running {
     /// From now on `next` is the configuration.
     pub(crate) fn replace(&self, next: Arc<Shared>) {
         self.current.store(next);
+    }
+
+    /// Takes note of when the phase is over.
+    pub(crate) fn set_phase_end(&self, at: Instant) {
+        *self.phase_ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// How long the phase still lasts at most, if that is known.
+    pub(crate) fn phase_left(&self) -> Option<Duration> {
+        let ends = *self.phase_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Takes note that the operator's orders are with a new process, or that it has failed.

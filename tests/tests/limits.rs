@@ -24,6 +24,13 @@ fn a_full_listener_refuses_and_recovers() -> Result<()> {
         ensure!(received.is_empty());
     }
     daemon.wait_ended(4, "listener_full")?;
+    let seen = daemon.cli_good(&["status"])?;
+    ensure!(seen.contains("full") && seen.contains("3/3"), "{seen}");
+    eventually("the log says so, once", || {
+        let told = daemon.process().stderr().matches("full: refusing clients").count();
+        ensure!(told == 1, "{told} times");
+        Ok(())
+    })?;
     for session in &mut sessions {
         session.expect_echo(b"still in")?;
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{Checked, Echo, Scripted};
 use landbridge_tests::{Config, Daemon, Ending, Group, Host, Net, PATIENCE, Process, SocketExt, binary, eventually};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const TRAFFIC: u16 = 9000;
@@ -93,10 +94,37 @@ fn status_tells_what_runs() -> Result<()> {
             target["health"] == "down" && why.contains("503") && seen["groups"][0]["standing"] == "unable",
             "{seen}"
         );
+        let reason = seen["groups"][0]["reason"].as_str().context("no reason of the group")?;
+        ensure!(reason.starts_with("has 0 of 1 targets healthy and needs 1") && reason.contains("503"), "{reason}");
         ensure!(daemon.cli_good(&["status"])?.contains("answered 503"));
         Ok(())
     })?;
     daemon.stop_at_once().map(drop)
+}
+
+#[test]
+fn a_daemon_that_drains_says_so_and_for_how_long() -> Result<()> {
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], TRAFFIC)?;
+    let config = Config::single(echo.address()).listener("max_connections = 2").runtime("drain_timeout = \"1h\"");
+    let mut daemon = Daemon::start(&net.proxy, &config)?;
+    let mut session = net.client.connect(daemon.v4())?;
+    session.expect_echo(b"in")?;
+    let seen = status(&daemon)?;
+    assert_eq!((&seen["listeners"][0]["sessions"], &seen["listeners"][0]["max_connections"]), (&1.into(), &2.into()));
+    ensure!(seen.get("phase_left_ms").is_none(), "{seen}");
+    daemon.process().signal(Signal::SIGTERM)?;
+    eventually("the daemon drains", || {
+        let seen = status(&daemon)?;
+        let left = seen["phase_left_ms"].as_u64().context("no time")?;
+        ensure!(seen["phase"] == "draining" && (3_500_000..=3_600_000).contains(&left), "{seen}");
+        Ok(())
+    })?;
+    let text = daemon.cli_good(&["status"])?;
+    ensure!(!text.contains("serves") && text.matches("draining").count() == 2, "{text}");
+    session.finish_writing()?;
+    session.expect_ending(Ending::Closed)?;
+    daemon.wait_exit(PATIENCE).map(drop)
 }
 
 #[test]

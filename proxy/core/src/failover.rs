@@ -185,6 +185,11 @@ impl Group {
         self.standing
     }
 
+    /// Until when the group is held, if it is.
+    pub fn held_until(&self) -> Option<Duration> {
+        (self.standing == Standing::Held).then(|| self.healthy_since + self.rules.failback_hold)
+    }
+
     /// The operator's word on the group.
     pub fn admin(&self) -> AdminState {
         self.admin
@@ -213,6 +218,11 @@ impl Group {
     /// Whether traffic has ejected target `index`.
     pub fn is_ejected(&self, index: usize) -> bool {
         self.targets[index].monitor.is_ejected()
+    }
+
+    /// Until when target `index` is ejected, if it is.
+    pub fn ejected_until(&self, index: usize) -> Option<Duration> {
+        self.targets[index].monitor.deadline()
     }
 
     /// Whether target `index` is healthy: neither down, nor ejected, nor still unknown to its probes, and the way to it works.

@@ -19,10 +19,23 @@ pub(crate) struct Status {
     pub(crate) generation: u64,
     /// `serving`, `leaving`, `draining` or `ending`.
     pub(crate) phase: String,
+    /// When that phase is over at the latest, in milliseconds from now, if it is to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) phase_left_ms: Option<u64>,
     /// Whether the last reload was good.
     pub(crate) last_reload_good: bool,
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) groups: Vec<GroupStatus>,
+}
+
+impl Status {
+    /// The phase, and how long it still lasts.
+    pub(crate) fn phase_words(&self) -> String {
+        match self.phase_left_ms {
+            None => self.phase.clone(),
+            Some(left) => format!("{}, {} left", self.phase, whole_seconds(left)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,8 +44,25 @@ pub(crate) struct ListenerStatus {
     pub(crate) addresses: Vec<String>,
     /// Whether it has a target for the next session.
     pub(crate) able: bool,
+    /// Sessions now, and at most.
+    #[serde(default)]
+    pub(crate) sessions: u32,
+    #[serde(default)]
+    pub(crate) max_connections: u32,
     /// Which fraction of its new sessions each of its groups gets.
     pub(crate) shares: Vec<Share>,
+}
+
+impl ListenerStatus {
+    /// What the next client meets while the daemon is in `phase`.
+    pub(crate) fn word<'a>(&self, phase: &'a str) -> &'a str {
+        match phase {
+            "draining" | "ending" => phase,
+            _ if !self.able => "refuses",
+            _ if self.max_connections > 0 && self.sessions >= self.max_connections => "full",
+            _ => "serves",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +80,9 @@ pub(crate) struct GroupStatus {
     pub(crate) state: String,
     /// What follows from health and state: `able`, `held` or `unable`.
     pub(crate) standing: String,
+    /// Why it takes no sessions, or not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
     /// What most active sessions wait for: `client`, `network` (to the targets) or `target`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) slow: Option<String>,
@@ -86,6 +119,10 @@ impl Display for WeightStatus {
     }
 }
 
+pub(crate) fn whole_seconds(millis: u64) -> String {
+    written(Duration::from_secs(millis / 1_000))
+}
+
 /// Minutes, where seconds would only be noise.
 fn about(left: Duration) -> String {
     let seconds = left.as_secs();
@@ -104,6 +141,9 @@ pub(crate) struct TargetStatus {
     pub(crate) health: String,
     /// Whether failures of traffic have taken it out.
     pub(crate) ejected: bool,
+    /// When it is tried again at the latest, in milliseconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ejected_left_ms: Option<u64>,
     pub(crate) sessions: u32,
     /// Why the last probe was bad, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,8 +175,10 @@ impl TargetStatus {
     pub(crate) fn remarks(&self) -> Vec<String> {
         let starting = (1..100).contains(&self.percent).then(|| format!("starting, at {}%", self.percent));
         let left = self.ends_in_ms.filter(|_| self.sessions > 0);
-        let ends = left.map(|left| format!("sessions end in {}", written(Duration::from_secs(left / 1_000))));
-        [starting, ends, self.last_failure.clone()].into_iter().flatten().collect()
+        let ends = left.map(|left| format!("sessions end in {}", whole_seconds(left)));
+        let ejected =
+            self.ejected_left_ms.map(|left| format!("sessions failed in a row, {} left", whole_seconds(left)));
+        [ejected, starting, ends, self.last_failure.clone()].into_iter().flatten().collect()
     }
 }
 

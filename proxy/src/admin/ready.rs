@@ -1,5 +1,7 @@
 //! `/readyz`: whether the balancer in front should send clients here, and if not, why.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use landbridge_core::failover::{AdminState, Standing};
 use landbridge_core::select::TargetId;
@@ -21,7 +23,7 @@ pub(super) fn answer(shared: &Shared, phase: Phase, query: Option<&str>) -> (Sta
             refused(format!("no group can take a session: {}", every_reason(shared, 0..shared.config.groups.len())))
         }
         Some(("group", name)) => match shared.config.groups.iter().position(|group| group.name == name) {
-            Some(index) => reason(shared, index).map_or_else(ready, refused),
+            Some(index) => reason(shared, index).map_or_else(ready, |why| refused(format!("{name} {why}"))),
             None => unknown("group", name),
         },
         Some(("listener", name)) => match shared.config.listeners.iter().position(|of| of.name == name) {
@@ -38,32 +40,36 @@ fn unknown(what: &str, name: &str) -> (StatusCode, String) {
 }
 
 fn every_reason(shared: &Shared, groups: impl IntoIterator<Item = usize>) -> String {
-    let reasons: Vec<_> = groups.into_iter().filter_map(|index| reason(shared, index)).collect();
+    let named = |index: usize| Some(format!("{} {}", shared.config.groups[index].name, reason(shared, index)?));
+    let reasons: Vec<_> = groups.into_iter().filter_map(named).collect();
     match reasons.is_empty() {
         true => "every target is full, or has no weight".to_owned(),
         false => reasons.join("; "),
     }
 }
 
-/// Why a group takes no sessions; `None`: it does.
-fn reason(shared: &Shared, index: usize) -> Option<String> {
+/// Why a group takes no sessions, in words that follow its name; `None`: it does.
+pub(super) fn reason(shared: &Shared, index: usize) -> Option<String> {
     let group = &shared.config.groups[index];
-    let name = &group.name;
-    let (standing, admin, healthy) = {
+    let now = shared.now();
+    let (standing, admin, healthy, held) = {
         let pool = shared.pool();
         let known = pool.group(index);
         let healthy = (0..group.targets.len()).filter(|&target| known.is_healthy(target)).count();
-        (known.standing(), known.admin(), healthy)
+        (known.standing(), known.admin(), healthy, known.held_until())
     };
     let why = match (standing, admin) {
         (Standing::Able, _) => return None,
-        (_, AdminState::Draining | AdminState::Disabled) => format!("{name} is {} by the operator", admin.label()),
+        (_, AdminState::Draining | AdminState::Disabled) => format!("is {} by the operator", admin.label()),
         (Standing::Held, _) => {
-            format!("{name} is healthy again and held back for {}", written(group.failback_hold))
+            // Whole seconds, upwards: nobody is held for none.
+            let left = held.unwrap_or_default().saturating_sub(now).as_millis().div_ceil(1_000);
+            let left = Duration::from_secs(u64::try_from(left).unwrap_or(u64::MAX));
+            format!("is healthy again and held back for {} more", written(left))
         }
         (Standing::Unable, _) => {
             let (of, least) = (group.targets.len(), group.min_healthy);
-            format!("{name} has {healthy} of {of} targets healthy and needs {least}{}", last_failure(shared, index))
+            format!("has {healthy} of {of} targets healthy and needs {least}{}", last_failure(shared, index))
         }
     };
     Some(why)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use landbridge_core::select::TargetId;
 
 use super::api::{GroupStatus, ListenerStatus, SessionStatus, Share, Status, TargetStatus, WeightStatus};
+use super::ready;
 use crate::config::Target;
 use crate::running::Running;
 use crate::shared::Shared;
@@ -25,6 +26,7 @@ pub(crate) fn status(running: &Running, phase: Phase) -> Status {
         process: std::process::id(),
         generation: shared.generation,
         phase: phase.to_owned(),
+        phase_left_ms: running.phase_left().map(millis),
         last_reload_good: running.last_reload().0,
         listeners: (0..shared.config.listeners.len()).map(|index| listener(&shared, index)).collect(),
         groups: (0..shared.config.groups.len()).map(|index| group(running, &shared, index)).collect(),
@@ -66,6 +68,8 @@ fn listener(shared: &Shared, index: usize) -> ListenerStatus {
         name: listener.name.clone(),
         addresses: listener.bind.iter().map(ToString::to_string).collect(),
         able,
+        sessions: shared.taken(index),
+        max_connections: listener.max_connections,
         shares: shares(shared, index).into_iter().map(share).collect(),
     }
 }
@@ -83,6 +87,7 @@ fn group(running: &Running, shared: &Shared, index: usize) -> GroupStatus {
         weight: weighed(shared, &group.name, None, weight),
         state: state.label().to_owned(),
         standing: standing.label().to_owned(),
+        reason: ready::reason(shared, index),
         slow: running.pulse.group(&group.name).slow().map(|slow| slow.code().to_owned()),
         targets: (0..group.targets.len())
             .map(|target| self::target(shared, TargetId { group: index, target }))
@@ -98,6 +103,7 @@ fn target(shared: &Shared, id: TargetId) -> TargetStatus {
     let known = pool.group(id.group);
     let (percent, admin) = (known.percent(id.target, now), known.target_admin(id.target));
     let (health, ejected) = (known.health(id.target), known.is_ejected(id.target));
+    let ejected_left = known.ejected_until(id.target).map(|until| until.saturating_sub(now));
     let weight = pool.selector().weight(id);
     drop(pool);
     TargetStatus {
@@ -108,6 +114,7 @@ fn target(shared: &Shared, id: TargetId) -> TargetStatus {
         state: admin.label().to_owned(),
         health: health.label().to_owned(),
         ejected,
+        ejected_left_ms: ejected_left.map(millis),
         sessions: shared.sessions(id),
         last_failure: unresolved(shared, target).or_else(|| state.last_failure()),
         ends_in_ms: state.ends_in().map(millis),

@@ -10,11 +10,14 @@ pub(super) fn status() -> Status {
         process: 1,
         generation: 0,
         phase: "serving".to_owned(),
+        phase_left_ms: None,
         last_reload_good: true,
         listeners: vec![ListenerStatus {
             name: "main".to_owned(),
             addresses: Vec::new(),
             able: true,
+            sessions: 12,
+            max_connections: 20_000,
             shares: vec![share("onprem", 1.0), share("aws", 0.0)],
         }],
         groups: vec![
@@ -37,6 +40,7 @@ fn target(name: &str, its_weight: u16, sessions: u32) -> TargetStatus {
         state: "active".to_owned(),
         health: "up".to_owned(),
         ejected: false,
+        ejected_left_ms: None,
         sessions,
         last_failure: None,
         ends_in_ms: None,
@@ -49,5 +53,5 @@ fn target(name: &str, its_weight: u16, sessions: u32) -> TargetStatus {
 
 fn group(name: &str, tier: u16, targets: Vec<TargetStatus>) -> GroupStatus {
     let (state, standing) = ("active".to_owned(), "able".to_owned());
-    GroupStatus { name: name.to_owned(), tier, weight: weight(100), state, standing, slow: None, targets }
+    GroupStatus { name: name.to_owned(), tier, weight: weight(100), state, standing, reason: None, slow: None, targets }
 }

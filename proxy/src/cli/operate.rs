@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, ClientError};
 use super::{Exit, table};
-use crate::admin::api::{Changes, GroupStatus, SessionStatus, SetState, SetWeight, Shutdown, Status, TargetStatus};
-use crate::config::units::written;
+use crate::admin::api::{
+    Changes, GroupStatus, SessionStatus, SetState, SetWeight, Shutdown, Status, TargetStatus, whole_seconds,
+};
 
 /// `landbridge status`
 pub(super) fn status(socket: &Path, json: bool) -> Exit {
@@ -112,22 +113,31 @@ fn told<T: Serialize + DeserializeOwned>(
 }
 
 fn status_text(status: &Status) -> String {
-    let mut text = format!("landbridge {} {}, generation {}", status.version, status.phase, status.generation);
+    let mut text = format!("landbridge {} {}, generation {}", status.version, status.phase_words(), status.generation);
     text += if status.last_reload_good { "\n\n" } else { "; the last reload failed, see the log\n\n" };
     let listeners = status.listeners.iter().map(|listener| {
         let shares = listener.shares.iter().map(|of| format!("{} {:.0}%", of.group, of.share * 100.0));
-        let able = if listener.able { "serves" } else { "refuses" };
+        let now = listener.word(&status.phase);
+        let sessions = format!("{}/{}", listener.sessions, listener.max_connections);
         let addresses = listener.addresses.join(" ");
-        [listener.name.clone(), addresses, able.to_owned(), shares.collect::<Vec<_>>().join(", ")]
+        [listener.name.clone(), addresses, now.to_owned(), sessions, shares.collect::<Vec<_>>().join(", ")]
     });
-    text += &table::aligned(["LISTENER", "ADDRESSES", "NOW", "SHARES"], listeners);
+    text += &table::aligned(["LISTENER", "ADDRESSES", "NOW", "SESSIONS", "SHARES"], listeners);
     text += "\n";
     let groups = status.groups.iter().map(|group| {
-        let GroupStatus { name, tier, weight, state, standing, slow, .. } = group;
+        let GroupStatus { name, tier, weight, state, standing, slow, reason, .. } = group;
         let slow = slow.as_deref().unwrap_or("-").to_owned();
-        [name.clone(), tier.to_string(), weight.to_string(), state.clone(), standing.clone(), slow]
+        [
+            name.clone(),
+            tier.to_string(),
+            weight.to_string(),
+            state.clone(),
+            standing.clone(),
+            slow,
+            reason.clone().unwrap_or_default(),
+        ]
     });
-    text += &table::aligned(["GROUP", "TIER", "WEIGHT", "STATE", "STANDING", "SLOW"], groups);
+    text += &table::aligned(["GROUP", "TIER", "WEIGHT", "STATE", "STANDING", "SLOW", "REMARK"], groups);
     text += "\n";
     let targets = status.groups.iter().flat_map(|group| group.targets.iter().map(|of| target_row(&group.name, of)));
     text + &table::aligned(["TARGET", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SESSIONS", "REMARK"], targets)
@@ -145,22 +155,32 @@ fn target_row(group: &str, target: &TargetStatus) -> [String; 7] {
     ]
 }
 
-fn whole_seconds(millis: u64) -> String {
-    written(Duration::from_secs(millis / 1_000))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::example;
 
     #[test]
+    fn a_listener_tells_what_the_next_client_meets() {
+        let mut listener = example::status().listeners.remove(0);
+        assert_eq!(listener.word("leaving"), "serves");
+        listener.sessions = listener.max_connections;
+        assert_eq!((listener.word("serving"), listener.word("draining")), ("full", "draining"));
+        listener.able = false;
+        assert_eq!(listener.word("serving"), "refuses");
+    }
+
+    #[test]
     fn a_target_tells_what_is_the_matter_with_it() {
         let mut target = example::status().groups.remove(0).targets.remove(0);
         assert_eq!(target_row("g", &target), ["g/gpu-1", "192.0.2.1:8000", "3", "active", "up", "5", ""]);
-        (target.ejected, target.percent, target.ends_in_ms) = (true, 40, Some(61_500));
+        (target.ejected, target.ejected_left_ms) = (true, Some(9_000));
+        (target.percent, target.ends_in_ms) = (40, Some(61_500));
         target.last_failure = Some("timed out".to_owned());
         let [.., health, _, remark] = target_row("g", &target);
-        assert_eq!((&*health, &*remark), ("ejected", "starting, at 40%; sessions end in 61s; timed out"));
+        assert_eq!(
+            (&*health, &*remark),
+            ("ejected", "sessions failed in a row, 9s left; starting, at 40%; sessions end in 61s; timed out")
+        );
     }
 }

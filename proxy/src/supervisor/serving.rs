@@ -121,7 +121,7 @@ impl Supervisor {
                             _ if delay.is_zero() => self.drain(),
                             _ => self.leave(delay),
                         };
-                        deadline = Some(Instant::now() + wait);
+                        deadline = Some(self.until(wait));
                     }
                     (signal, phase) => {
                         info!(signal = signal.name(), "ending at once");
@@ -149,7 +149,8 @@ impl Supervisor {
                         info!(successor, "the new process serves");
                         self.service.hand_over();
                         self.servers.drain(..).for_each(|(_, server)| server.stop());
-                        deadline = Some(Instant::now() + self.drain());
+                        let wait = self.drain();
+                        deadline = Some(self.until(wait));
                     }
                     Err(error) => {
                         error!("no upgrade, this process goes on: {error}");
@@ -165,7 +166,8 @@ impl Supervisor {
                 Some(prepared) = &mut reload, if !reload.is_terminated() => self.finish_reload(prepared),
                 () = expired => {
                     if phase == Phase::Leaving {
-                        deadline = Some(Instant::now() + self.drain());
+                        let wait = self.drain();
+                        deadline = Some(self.until(wait));
                     } else {
                         warn!("the drain timeout is over: resetting the sessions that are left");
                         deadline = None;
@@ -185,6 +187,13 @@ impl Supervisor {
         info!(?delay, "leaving: /readyz says no, new sessions are still taken");
         self.phase.send_replace(Phase::Leaving);
         delay
+    }
+
+    /// When the phase that lasts so long from now is over.
+    fn until(&self, wait: Duration) -> Instant {
+        let at = Instant::now() + wait;
+        self.running.set_phase_end(at);
+        at
     }
 
     /// Leaves the joined sessions to the next process.

@@ -56,7 +56,9 @@ fn a_group_that_comes_back_is_held_and_its_target_ramps_up() {
     assert_eq!(group.percent(0, secs(5)), 10);
     assert_eq!(group.deadline(secs(5)), Some(secs(6)), "the next step of twenty");
     assert_eq!(group.tick(secs(14)), []);
+    assert_eq!(group.held_until(), Some(secs(15)));
     assert_eq!(group.tick(secs(15)), [Change::Group(Standing::Able)]);
+    assert_eq!(group.held_until(), None);
     assert_eq!(group.percent(0, secs(15)), 55);
     assert_eq!(group.percent(0, secs(24)), 95);
     group.tick(secs(25));

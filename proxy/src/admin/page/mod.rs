@@ -36,7 +36,7 @@ pub(super) fn html(running: &Running, phase: Phase) -> String {
     let _ = writeln!(
         page,
         "<header><h1>landbridge</h1>{}<p>version {}, configuration {}{}</p></header>",
-        badge(if status.phase == "serving" { "good" } else { "warn" }, &status.phase),
+        badge(if status.phase == "serving" { "good" } else { "warn" }, &status.phase_words()),
         escaped(&status.version),
         status.generation,
         if status.last_reload_good {
@@ -48,7 +48,7 @@ pub(super) fn html(running: &Running, phase: Phase) -> String {
     overview(&mut page, &shared, &pulses);
     page += "<section class=\"card\"><h2>Listeners</h2><div class=\"scroll\"><table><thead><tr><th>name</th><th>addresses</th>\
              <th>now</th><th class=\"wide\">shares of new sessions</th></tr></thead><tbody>\n";
-    status.listeners.iter().for_each(|of| listener(&mut page, of));
+    status.listeners.iter().for_each(|of| listener(&mut page, &status.phase, of));
     page += "</tbody></table></div></section>\n";
     for (index, (of, pulse)) in status.groups.iter().zip(&pulses).enumerate() {
         group(&mut page, (&shared, index), of, pulse);
@@ -80,9 +80,15 @@ fn overview(page: &mut String, shared: &Shared, pulses: &[GroupPulse]) {
     *page += "</section>\n";
 }
 
-fn listener(page: &mut String, listener: &ListenerStatus) {
+fn listener(page: &mut String, phase: &str, listener: &ListenerStatus) {
     let addresses = listener.addresses.iter().map(|address| escaped(address)).collect::<Vec<_>>().join("<br>");
-    let now = if listener.able { badge("good", "serves") } else { badge("bad", "refuses") };
+    let word = listener.word(phase);
+    let kind = match word {
+        "serves" => "good",
+        "refuses" => "bad",
+        _ => "warn",
+    };
+    let now = badge(kind, word);
     let bars = chart::bar(&listener.shares.iter().map(|of| of.share).collect::<Vec<_>>());
     let legend = listener.shares.iter().enumerate().map(|(index, of)| {
         let percent = of.share * 100.0;
@@ -103,6 +109,7 @@ fn group(page: &mut String, (shared, index): (&Shared, usize), group: &GroupStat
         _ => badge("bad", "takes no sessions"),
     };
     let state = if group.state == "active" { String::new() } else { badge("warn", &group.state) };
+    let reason = group.reason.as_deref().map(|why| format!(" {}", escaped(why))).unwrap_or_default();
     let slow = match group.slow.as_deref() {
         None => String::new(),
         Some("network") => badge("warn", "slow: the network to the targets"),
@@ -110,7 +117,7 @@ fn group(page: &mut String, (shared, index): (&Shared, usize), group: &GroupStat
     };
     let _ = writeln!(
         page,
-        "<section class=\"card\"><h2>{}</h2><p class=\"facts\">tier {} <i>&middot;</i> weight {} {standing}{state}{slow}</p>",
+        "<section class=\"card\"><h2>{}</h2><p class=\"facts\">tier {} <i>&middot;</i> weight {} {standing}{state}{slow}{reason}</p>",
         escaped(&group.name),
         group.tier,
         weighed(&group.weight),

@@ -44,8 +44,12 @@ fn heading(model: &Model, now: Duration) -> (String, Style) {
         (Some(_), Some(age)) if age > OLD => (format!("no answer for {} s", age.as_secs()), alarm),
         (Some(status), _) => {
             let reload = if status.last_reload_good { "" } else { "; the last reload failed, see the log" };
-            let text =
-                format!("landbridge {} {}, generation {}{reload}", status.version, status.phase, status.generation);
+            let text = format!(
+                "landbridge {} {}, generation {}{reload}",
+                status.version,
+                status.phase_words(),
+                status.generation
+            );
             (text, Style::new())
         }
         (None, _) => ("landbridge: asking the daemon".to_owned(), Style::new()),

@@ -190,7 +190,7 @@ fn group_row(group: &GroupStatus, share: f64, sessions: u32, rates: Option<Rates
         sessions,
         rates,
         slow: group.slow.clone(),
-        remark: String::new(),
+        remark: group.reason.clone().unwrap_or_default(),
     }
 }
 
