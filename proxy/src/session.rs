@@ -294,11 +294,12 @@ impl Session<'_> {
         let stream = client.stream().map_err(|_not_connected| SessionEnd::ClientGone)?;
         let accepted = proxy_protocol::accept(stream, listener.accept_proxy).await.map_err(|error| {
             let listener = &listener.name;
-            match error {
-                // So do the checks of some balancers.
-                HeaderError::Closed => debug!(%peer, listener, "{error}"),
-                _ => warn!(%peer, listener, "refused: {error}"),
+            if let HeaderError::Silent = error {
+                // As balancers check whether somebody listens.
+                debug!(%peer, listener, "{error}");
+                return SessionEnd::ClientGone;
             }
+            warn!(%peer, listener, "refused: {error}");
             SessionEnd::BadProxyHeader
         })?;
         let mut head = Head { bytes: accepted.rest.into(), read: accepted.read, more: false };

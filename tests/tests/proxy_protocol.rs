@@ -194,6 +194,9 @@ fn a_header_that_ends_too_early_closes_the_session() -> Result<()> {
         ensure!(client.read_to_ending()?.0.is_empty());
     }
     daemon.wait_ended(2, "bad_proxy_header")?;
+    // As a balancer's check.
+    drop(net.client.connect(daemon.v4())?);
+    daemon.wait_ended(1, "client_gone")?;
     assert_eq!(target.accepted(), 0);
     daemon.stop().map(drop)
 }

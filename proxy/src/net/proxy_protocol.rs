@@ -51,6 +51,8 @@ pub(crate) enum HeaderError {
     Late,
     #[error("the client closed before its PROXY header was complete")]
     Closed,
+    #[error("the client closed without a word")]
+    Silent,
     #[error("cannot read the PROXY header: {0}")]
     Read(#[from] io::Error),
 }
@@ -83,6 +85,7 @@ async fn read(stream: &TcpStream, config: ParseConfig) -> Result<Accepted, Heade
         }
         stream.readable().await?;
         match stream.try_read_buf(&mut bytes) {
+            Ok(0) if bytes.is_empty() => return Err(HeaderError::Silent),
             Ok(0) => return Err(HeaderError::Closed),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
