@@ -115,27 +115,27 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         }
     };
     // Who takes over answers, and adopts what is joined, only when it can: until then the former process does.
-    let mut shadows = Vec::new();
-    let (servers, packet) = match &mut inheritance {
+    let (servers, packet, shadows) = match &mut inheritance {
         Some(inherited) if inherited.takes_over() => {
             if !verdicts.await {
                 return Ok(());
             }
             let left = inherited.take_over().await?;
             first.inherit_orders(left.orders);
-            shadows = left.shadows;
             let packet = start_packet(&first.config, &file);
             give_up_privileges(true);
-            (admins(&packet).start(&first.config, Some(inherited))?, packet)
+            (admins(&packet).start(&first.config, Some(inherited))?, packet, left.shadows)
         }
         inherited => {
             let packet = start_packet(&first.config, &file);
+            // Before the first probe dials, which could get one of their ports.
+            let shadows = packet.as_ref().map(|path| path.hold_ports()).unwrap_or_default();
             give_up_privileges(false);
             let servers = admins(&packet).start(&first.config, inherited.as_mut())?;
             if !verdicts.await {
                 return Ok(());
             }
-            (servers, packet)
+            (servers, packet, shadows)
         }
     };
     let log_writer = log_writer.map(Writer::start).transpose()?;
@@ -152,7 +152,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         ended.push(worker::start(index, receiver, running, ways.clone(), phase_changes.clone(), pulse)?);
         orders.push(sender);
     }
-    // Before anybody accepts or dials: the ports of these sessions are taken.
+    // Before anybody accepts: these sessions have their places.
     adopt(packet.as_ref(), shadows, &orders);
     listening.apply(&first.config, bound, &orders);
     for listener in &first.config.listeners {

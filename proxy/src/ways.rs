@@ -89,7 +89,7 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
     Ok(path)
 }
 
-/// Gives the sessions that a former process has joined to the workers. `shadows`: the sockets that it has handed over.
+/// Gives the sessions that a former process has joined to the workers. `shadows`: the sockets that hold their ports.
 pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, shadows: Vec<OwnedFd>, workers: &[UnboundedSender<Order>]) {
     let mut sessions = path.map(|path| path.adopt(shadows)).unwrap_or_default();
     if sessions.is_empty() {

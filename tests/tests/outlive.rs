@@ -48,6 +48,45 @@ fn nobody_notices_that_the_daemon_is_killed() -> Result<()> {
     daemon.stop().map(drop)
 }
 
+/// The next daemon's first probe dials before the sessions are adopted.
+#[test]
+fn no_probe_gets_the_port_of_a_session_that_was_left() -> Result<()> {
+    const SESSIONS: u8 = 8;
+    let ports = |net: &Net, range| net.proxy.set_sysctl("ipv4/ip_local_port_range", range);
+    // A dial takes an even port while there is one.
+    let few_ports = |net: &Net| ports(net, "40000 40015");
+    let all_ports = |net: &Net| ports(net, "32768 60999");
+    let net = Net::new(1)?;
+    let echo = Echo::start(&net.targets[0], 9000)?;
+    let mut daemon = Daemon::start(&net.proxy, &Config::single(echo.address()))?;
+    few_ports(&net)?;
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        let mut client = net.client.connect(daemon.v4())?;
+        client.expect_echo(b"before")?;
+        clients.push(client);
+    }
+    all_ports(&net)?;
+    daemon.wait_metric(JOINS, &[], SESSIONS.into())?;
+    daemon.kill()?;
+    let probed = Group::new("onprem").target(echo.address());
+    let probed = probed.health("kind = \"tcp\"\ninterval = \"1m\"\nfast_interval = \"1m\"\ntimeout = \"1s\"");
+    daemon.change(&Config::new([probed]))?;
+    few_ports(&net)?;
+    daemon.start_again()?;
+    daemon.process().wait_ready(|daemon| {
+        ensure!(daemon.stderr().contains(" ready workers="), "not yet");
+        Ok(())
+    })?;
+    all_ports(&net)?;
+    daemon.wait_metric(ADOPTIONS, &[], SESSIONS.into())?;
+    ensure!(daemon.metrics()?.value("landbridge_target_up", &[]) == 1.0, "the first probe failed");
+    clients.iter_mut().try_for_each(|client| client.expect_echo(b"with the next one"))?;
+    drop(clients);
+    daemon.wait_ended(SESSIONS.into(), "client_closed")?;
+    daemon.stop().map(drop)
+}
+
 #[test]
 fn adopted_sessions_have_places_and_are_drained() -> Result<()> {
     let limits = |address| Config::single(address).listener("max_connections = 5").runtime("drain_timeout = \"1s\"");

@@ -91,8 +91,16 @@ pub(super) fn has_sessions(pins: &Pins) -> bool {
 }
 
 impl PacketPath {
+    /// Sockets that hold the ports of the sessions that a former process has left, for [`Self::adopt`]. Until then a dial
+    /// could get such a port, and its packets would be taken for the session's. Dropping them leaves the sessions as they are.
+    pub fn hold_ports(&self) -> Vec<OwnedFd> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = left.iter().filter_map(|(index, legs)| Some((*index, self.whose(*index, *legs)?.1)));
+        sessions.flat_map(|(index, keys)| self.shadows(index, keys, &mut Shadows::default())).flatten().collect()
+    }
+
     /// The sessions that a former process has left, those that linger after their end included. Their ports are taken: by
-    /// the `shadows` that it has handed over, or by new ones. What cannot be adopted is removed; its peers are answered as by
+    /// the `shadows` that hold them already, or by new ones. What cannot be adopted is removed; its peers are answered as by
     /// a host that knows no connection.
     pub fn adopt(self: &Arc<Self>, shadows: Vec<OwnedFd>) -> Vec<Adopted> {
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
@@ -101,11 +109,9 @@ impl PacketPath {
         left.into_iter().filter_map(|(index, legs)| self.adopt_one(index, legs, &mut shadows)).collect()
     }
 
-    fn adopt_one(self: &Arc<Self>, index: u32, legs: Legs, handed: &mut Shadows) -> Option<Adopted> {
+    fn adopt_one(self: &Arc<Self>, index: u32, legs: Legs, held: &mut Shadows) -> Option<Adopted> {
         let joint = self.joint(index);
-        let phase = joint.phase() & PHASE;
-        let (Some(origin), [Some(client), Some(target)], phase::LIVE..phase::DEAD) = (joint.origin(), legs, phase)
-        else {
+        let Some((origin, keys)) = self.whose(index, legs) else {
             for (side, tuple) in (0..).zip(legs) {
                 tuple.into_iter().for_each(|tuple| self.remove_leg(tuple, index << 1 | side));
             }
@@ -113,11 +119,8 @@ impl PacketPath {
             self.release_joint(index);
             return None;
         };
-        let keys = [client, target];
-        // Of one that lingers the client may use the ports again.
-        let holds = |side| phase == phase::LIVE || side == TARGET;
-        let shadows =
-            [CLIENT, TARGET].map(|side| holds(side).then(|| self.shadow(index, side, keys[side], handed)).flatten());
+        let [_, target] = keys;
+        let shadows = self.shadows(index, keys, held);
         let device = joint.device_of(1).0;
         Some(Adopted {
             joined: Joined::adopted(Arc::clone(self), index, keys, shadows),
@@ -128,11 +131,26 @@ impl PacketPath {
         })
     }
 
-    /// A socket that holds the ports of a leg from now on.
-    fn shadow(&self, index: u32, side: usize, key: Tuple, handed: &mut Shadows) -> Option<OwnedFd> {
+    /// Whose a session is and where its legs lead; `None`: it cannot be adopted.
+    fn whose(&self, index: u32, legs: Legs) -> Option<(Origin, [Tuple; 2])> {
+        let joint = self.joint(index);
+        let is_left = matches!(joint.phase() & PHASE, phase::LIVE..phase::DEAD);
+        let [client, target] = legs;
+        joint.origin().filter(|_| is_left).and_then(|origin| Some((origin, [client?, target?])))
+    }
+
+    /// Sockets that hold the ports of a session from now on.
+    fn shadows(&self, index: u32, keys: [Tuple; 2], held: &mut Shadows) -> [Option<OwnedFd>; 2] {
+        let is_live = self.joint(index).phase() & PHASE == phase::LIVE;
+        // Of one that lingers the client may use the ports again.
+        let holds = |side| is_live || side == TARGET;
+        [CLIENT, TARGET].map(|side| holds(side).then(|| self.shadow(index, side, keys[side], held)).flatten())
+    }
+
+    fn shadow(&self, index: u32, side: usize, key: Tuple, held: &mut Shadows) -> Option<OwnedFd> {
         let joint = self.joint(index);
         let ((local, peer), device) = ends(joint, side, key);
-        if let Some(shadow) = handed.remove(&(local, peer)) {
+        if let Some(shadow) = held.remove(&(local, peer)) {
             return Some(shadow);
         }
         let shadow = repair::stand_in((local, peer), device, joint.sent_to(side), joint.acknowledged_to(side));
