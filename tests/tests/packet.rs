@@ -1,6 +1,6 @@
 //! Sessions that are joined at packet level: their bytes really go there, and they end as any other session.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use landbridge_tests::targets::{Echo, Scripted};
 use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt};
+use socket2::{Domain, Socket, Type};
 
 const MESSAGE: [u8; 100] = [b'm'; 100];
 
@@ -104,6 +105,36 @@ fn answer(stream: &mut TcpStream, rounds: u64) -> Result<()> {
         stream.write_all(&MESSAGE)?;
     }
     Ok(())
+}
+
+/// A socket cannot be asked for its numbers while it has something left to send, of which its client takes little.
+#[test]
+fn a_session_is_watched_when_everything_is_sent() -> Result<()> {
+    /// More than the client's window, less than what the proxy's socket takes.
+    const ANSWER: usize = 16 * 1024;
+    let net = Net::new(1)?;
+    let target = Scripted::start(&net.targets[0], 9000, |mut stream| {
+        stream.write_all(&[b'x'; ANSWER])?;
+        stream.expect_ending(Ending::Closed)
+    })?;
+    // Time for the target to begin: before that nothing waits to be sent.
+    let config = Config::single(target.address()).datapath("join_quiet = \"200ms\"");
+    let daemon = Daemon::start(&net.proxy, &config)?;
+    let proxy = daemon.v4();
+    let mut client = net.client.enter(|| -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_recv_buffer_size(1)?;
+        socket.connect(&proxy.into())?;
+        Ok(socket.into())
+    })?;
+    let bytes = [("direction", "download")];
+    daemon.wait_metric("landbridge_bytes_total", &bytes, ANSWER as f64)?;
+    // It is quiet again and again; the time is the subject here.
+    thread::sleep(Duration::from_secs(1));
+    let joints = daemon.metrics()?.value("landbridge_packet_joints", &[]);
+    ensure!(joints == 0.0, "{joints} sessions are watched");
+    client.expect(&[b'x'; ANSWER])?;
+    daemon.wait_metric("landbridge_datapath_joins_total", &[], 1.0)
 }
 
 /// As after a power failure: the host is there again, but knows of no connection.

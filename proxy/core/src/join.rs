@@ -77,7 +77,7 @@ impl JoinJudge {
         Self { rules, eager, state: State::Unwatched, pause: if eager { 1 } else { rules.after }, spoiled: 0 }
     }
 
-    /// The session rests after something moved.
+    /// The session rests after something moved. A step that cannot be taken yet comes again at the next rest.
     pub const fn rested(&mut self) -> JoinStep {
         self.pause = self.pause.saturating_sub(1);
         match self.state {
@@ -188,6 +188,7 @@ mod tests {
             assert_eq!(judge.rested(), JoinStep::Nothing);
         }
         assert_eq!(judge.rested(), JoinStep::Watch { ask: false });
+        assert_eq!(judge.rested(), JoinStep::Watch { ask: false }, "until they could be watched");
         judge.watched();
         assert_eq!(judge.rested(), JoinStep::Arm { unseen: false });
         assert_eq!(judge.rested(), JoinStep::Arm { unseen: false }, "until it worked or was spoiled");

@@ -68,7 +68,8 @@ pub struct Joining {
 }
 
 impl PacketPath {
-    /// Watches the packets of a session from now on, if it can be joined at all. `ask`: both peers are asked for one.
+    /// Watches the packets of a session from now on, if it can be joined at all. `ask`: both peers are asked for one. `None`:
+    /// not while a leg has something left to send; nothing has changed.
     ///
     /// # Errors
     /// It cannot; nothing has changed.
@@ -77,17 +78,19 @@ impl PacketPath {
         legs: [BorrowedFd<'_>; 2],
         books: [Books; 2],
         ask: bool,
-    ) -> Result<Joining, NotJoined> {
+    ) -> Result<Option<Joining>, NotJoined> {
         if self.has_policies.load(Relaxed) {
             return Err(NotJoined::Ipsec);
         }
         let kernel = |_error: io::Error| NotJoined::Kernel;
         let mut addresses_of = [None; 2];
         let mut facts = [None; 2];
+        let mut unsent = 0;
         for side in SIDES {
             let (local, peer) = addresses(legs[side]).map_err(kernel)?;
-            let TcpInfo { options, window_scales, announced_mss, path_mtu, .. } =
-                TcpInfo::of(legs[side]).map_err(kernel)?;
+            let info = TcpInfo::of(legs[side]).map_err(kernel)?;
+            let TcpInfo { options, window_scales, announced_mss, path_mtu, .. } = info;
+            unsent += info.unsent;
             addresses_of[side] = Some((local, peer));
             facts[side] = Some(LegFacts {
                 options,
@@ -103,6 +106,11 @@ impl PacketPath {
             return Err(NotJoined::Kernel);
         };
         eligible(&client_facts, &target_facts)?;
+        // An acknowledgement that comes while a socket is asked for its numbers would mark all of it as sent, and nothing would
+        // be sent until a timeout.
+        if unsent > 0 {
+            return Ok(None);
+        }
 
         let device = |leg, (local, peer): (SocketAddr, SocketAddr)| match repair::bound_device(leg).map_err(kernel)? {
             Some(device) => Ok((device, true)),
@@ -134,7 +142,7 @@ impl PacketPath {
             joining.origins[side] = origins;
             joining.clocks[side] = clock;
         }
-        Ok(joining)
+        Ok(Some(joining))
     }
 }
 

@@ -144,7 +144,8 @@ impl Join {
         let sockets = [pair.legs[0].socket()?, pair.legs[1].socket()?];
         match (step, &mut self.joining) {
             (JoinStep::Watch { ask }, None) => match self.path.watch(sockets, pair.books, ask) {
-                Ok(joining) => {
+                Ok(None) => Ok(Joint::Not),
+                Ok(Some(joining)) => {
                     self.asked = ask;
                     self.joining = Some(joining);
                     self.judge.watched();
