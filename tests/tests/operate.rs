@@ -375,6 +375,25 @@ fn what_needs_a_restart_is_pending_until_there_is_one() -> Result<()> {
 }
 
 #[test]
+fn the_daemon_is_found_by_its_file_and_by_the_environment() -> Result<()> {
+    let pair = Pair::start()?;
+    let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
+    let file = daemon.file().display().to_string();
+    for found in [&["check", &file, "--against-running"][..], &["reload", "--config", &file]] {
+        let finished = daemon.cli_alone(found)?;
+        ensure!(finished.code() == 0, "{found:?}: {finished:?}");
+    }
+    let mut reload = pair.net.proxy.command(binary("landbridge")?);
+    reload.arg("reload").env("LANDBRIDGE_SOCKET", daemon.socket());
+    Process::start("landbridge", &mut reload)?.succeed(PATIENCE)?;
+
+    std::fs::write(daemon.file(), "[[listener]]\nname = 7\n")?;
+    let refused = daemon.cli_alone(&["reload", "--config", &file])?;
+    ensure!(refused.code() == 78 && refused.stderr.contains("7 is a whole number, not a string"), "{refused:?}");
+    daemon.stop_at_once().map(drop)
+}
+
+#[test]
 fn what_does_not_exist_is_refused_with_what_does() -> Result<()> {
     let pair = Pair::start()?;
     let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;

@@ -5,16 +5,16 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Exit, operate};
+use super::{Daemon, Exit, operate};
 use crate::chain::chain;
 use crate::config::{Config, LoadError, Problem};
 
 /// Checks a file: its summary goes to stdout, its problems go to stderr; as JSON all of it goes to stdout.
 ///
-/// With the control socket of a daemon it also says what a reload would change there.
+/// With a `running` daemon it also says what a reload would change there.
 ///
 /// A file that cannot be read is a failure, one that can be read and is wrong an invalid configuration.
-pub(super) fn check(path: &Path, running: Option<&Path>, json: bool) -> Exit {
+pub(super) fn check(path: &Path, running: Option<Daemon>, json: bool) -> Exit {
     if json {
         return report(path, running);
     }
@@ -23,7 +23,7 @@ pub(super) fn check(path: &Path, running: Option<&Path>, json: bool) -> Exit {
         Err(exit) => return exit,
     };
     match writeln!(io::stdout(), "{}: good: {}", path.display(), summary(&config)) {
-        Ok(()) => running.map_or(Exit::Good, |socket| against(socket, path)),
+        Ok(()) => running.map_or(Exit::Good, |daemon| against(&daemon.socket_of(Some(&config)), path)),
         Err(_) => Exit::Failed,
     }
 }
@@ -73,11 +73,12 @@ impl From<&Problem> for Found {
 }
 
 /// Prints the report of a file that can be read; why there is none goes to stderr.
-fn report(path: &Path, running: Option<&Path>) -> Exit {
+fn report(path: &Path, running: Option<Daemon>) -> Exit {
     let file = path.display().to_string();
     let (report, exit) = match Config::load(path) {
         Ok(config) => {
-            let changes = match running.map(|socket| changes(socket, path)).transpose() {
+            let changes = running.map(|daemon| changes(&daemon.socket_of(Some(&config)), path));
+            let changes = match changes.transpose() {
                 Ok(changes) => changes,
                 Err(exit) => return exit,
             };

@@ -27,7 +27,8 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) enum ClientError {
     /// Nobody answers on the socket.
     #[error(
-        "cannot reach the daemon on {}: {source}; does it run, is this its admin.socket (--socket), and may you use it?",
+        "cannot reach the daemon on {}: {source}; does it run, is this its admin.socket (--socket or LANDBRIDGE_SOCKET), \
+         and may you use it?",
         path.display()
     )]
     Connect {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use self::check::Check;
 use self::host::Host;
-use super::{Exit, client};
+use super::{Daemon, Exit, client};
 use crate::admin::api::Status;
 use crate::chain::chain;
 use crate::fastpath::kernel::{BTF, Kernel, NEEDED};
@@ -24,14 +24,14 @@ use crate::fastpath::{FastPath, Limits, OBJECT, SelfTest, Unavailable};
 
 /// Looks at the machine, tries the fast path, and prints the findings to stdout, as JSON if asked.
 ///
-/// With a configuration it also says whether this machine can carry that, by the limits of the daemon on `socket` or, without
+/// With a configuration it also says whether this machine can carry that, by the limits of the `daemon` or, without
 /// one, by its own. The daemon tells whether its targets close idle connections before a balancer that does so after
 /// `balancer`. The exit code says whether something would break. A missing fast path does not: the daemon then works in user
 /// space.
 ///
 /// # Errors
 /// Writing to stdout.
-pub(super) fn doctor(config: Option<&Path>, (socket, balancer): (&Path, Duration), json: bool) -> io::Result<Exit> {
+pub(super) fn doctor(config: Option<&Path>, (daemon, balancer): (Daemon, Duration), json: bool) -> io::Result<Exit> {
     let config = match config.map(super::check::load).transpose() {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
@@ -39,10 +39,10 @@ pub(super) fn doctor(config: Option<&Path>, (socket, balancer): (&Path, Duration
     let packet = PacketPath::examine();
     let ground = packet.as_ref().ok().cloned();
     let mut report = Report::of(&Kernel::observe(), OBJECT, FastPath::start(Limits::default()), packet);
-    let status = client::get::<Status>(socket, "/status");
+    let status = client::get::<Status>(&daemon.socket_of(config.as_ref()), "/status");
     if let Some(config) = config {
-        let daemon = status.as_ref().ok().map(|status| status.process);
-        report.checks.extend(Host::observe(daemon).checks(&config));
+        let process = status.as_ref().ok().map(|status| status.process);
+        report.checks.extend(Host::observe(process).checks(&config));
         if let Some(ground) = ground {
             report.checks.extend(joins::checks(&config, &ground)?);
         }

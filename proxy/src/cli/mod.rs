@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use landbridge_core::failover::AdminState;
 
-use crate::config::{ADMIN_SOCKET, units};
+use crate::config::{ADMIN_SOCKET, Config, units};
 
 /// Joins cloud and on-premises capacity: a layer-4 TCP proxy with a kernel fast path.
 #[derive(Debug, Parser)]
@@ -82,6 +82,9 @@ enum Verb {
     Set(Set),
     /// Has the running daemon read its configuration file again, and says what has changed
     Reload {
+        /// The daemon's configuration file: it is checked first, and admin.socket is taken from it
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Prints JSON
         #[arg(long)]
         json: bool,
@@ -169,9 +172,23 @@ enum Set {
 /// Which daemon is meant.
 #[derive(Debug, Args)]
 struct Daemon {
-    /// The daemon's control socket (admin.socket)
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    socket: PathBuf,
+    /// The daemon's control socket; without it admin.socket of the configuration file, if one is given, or else
+    /// /run/landbridge/admin.sock
+    #[arg(long, value_name = "PATH", env = "LANDBRIDGE_SOCKET", hide_env_values = true)]
+    socket: Option<PathBuf>,
+}
+
+impl Daemon {
+    /// Its control socket.
+    fn socket(self) -> PathBuf {
+        self.socket_of(None)
+    }
+
+    /// The same for the daemon of a configuration.
+    fn socket_of(self, config: Option<&Config>) -> PathBuf {
+        let configured = || config.and_then(|config| config.admin.socket.clone());
+        self.socket.or_else(configured).unwrap_or_else(|| PathBuf::from(ADMIN_SOCKET))
+    }
 }
 
 /// How the process exits. Wrong usage exits with 2, which is clap's own.
@@ -200,26 +217,28 @@ pub fn execute(arguments: Arguments) -> Exit {
     match arguments.verb {
         Verb::Run { config } => run::run(&config),
         Verb::Check { file, against_running, json, daemon } => {
-            check::check(&file, against_running.then_some(daemon.socket.as_path()), json)
+            check::check(&file, against_running.then_some(daemon), json)
         }
-        Verb::Status { json, daemon } => operate::status(&daemon.socket, json),
-        Verb::Sessions { json, daemon } => operate::sessions(&daemon.socket, json),
-        Verb::Top { daemon } => top::top(&daemon.socket),
+        Verb::Status { json, daemon } => operate::status(&daemon.socket(), json),
+        Verb::Sessions { json, daemon } => operate::sessions(&daemon.socket(), json),
+        Verb::Top { daemon } => top::top(&daemon.socket()),
         Verb::Shutdown(Shutdown::Sessions { of, json, daemon }) => {
-            operate::shut_down_sessions(&daemon.socket, of, json)
+            operate::shut_down_sessions(&daemon.socket(), of, json)
         }
         Verb::Set(Set::Weight { of, weight, duration, json, daemon }) => {
-            operate::set_weight(&daemon.socket, of, weight, duration, json)
+            operate::set_weight(&daemon.socket(), of, weight, duration, json)
         }
-        Verb::Set(Set::State { of, state, json, daemon }) => operate::set_state(&daemon.socket, of, state, json),
-        Verb::Reload { json, daemon } => operate::reload(&daemon.socket, json),
+        Verb::Set(Set::State { of, state, json, daemon }) => operate::set_state(&daemon.socket(), of, state, json),
+        Verb::Reload { config, json, daemon } => match config.as_deref().map(check::load).transpose() {
+            Ok(config) => operate::reload(&daemon.socket_of(config.as_ref()), json),
+            Err(exit) => exit,
+        },
         Verb::Completions { shell } => manual::completions(shell),
         Verb::Man { folder } => manual::man(folder.as_deref()),
         // Nobody reads stdout any more: there is nobody to tell either.
         Verb::Detach => detach::detach().unwrap_or(Exit::Failed),
         Verb::Doctor { config, balancer_idle_timeout, json, daemon } => {
-            let asked = (daemon.socket.as_path(), balancer_idle_timeout);
-            doctor::doctor(config.as_deref(), asked, json).unwrap_or(Exit::Failed)
+            doctor::doctor(config.as_deref(), (daemon, balancer_idle_timeout), json).unwrap_or(Exit::Failed)
         }
     }
 }

@@ -49,7 +49,11 @@ kind = "tcp"
 
 [[group.target]]
 address = "127.0.0.1:9000"
+
+[admin]
+socket = "/run/landbridge/other.sock"
 TOML
+export LANDBRIDGE_SOCKET=/run/landbridge/other.sock
 systemctl enable --now landbridge.service
 show StatusText | grep --fixed-strings "serving: 1 of 1 groups, 1 of 1 targets"
 pid=$(show MainPID)

@@ -40,17 +40,8 @@ pub(super) struct Sequences {
     pub(super) clock: u32,
 }
 
-<<<<<<< HEAD
-/// Asks for them. Packets that arrive meanwhile are received as ever. `probe`: the peer is asked for an acknowledgement.
-=======
-/// What the clock is set ahead. The kernel clears the lowest bit of what it tells (it marks clocks of microseconds), and
-/// whoever continues the clock with another one's steps loses up to two more to rounding. A receiver takes a timestamp that
-/// is one step back and drops the packet if it is two (PAWS, RFC 7323).
-const AHEAD: u32 = 3;
-
 /// Asks for them. Packets that arrive meanwhile are received as ever, but nothing may wait to be sent: while the send queue is
 /// chosen, an acknowledgement has the kernel take all of it for sent. `probe`: the peer is asked for an acknowledgement.
->>>>>>> b13505e (Watch a session only when neither leg has anything left to send)
 pub(super) fn sequences(socket: BorrowedFd<'_>, probe: bool) -> io::Result<Sequences> {
     repair(socket, ON)?;
     let read = || {
@@ -58,14 +49,9 @@ pub(super) fn sequences(socket: BorrowedFd<'_>, probe: bool) -> io::Result<Seque
             set(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, &[queue])?;
             number(socket, TCP_QUEUE_SEQ)
         };
-<<<<<<< HEAD
-        let (received, sent) = (queue(RECEIVE_QUEUE)?, queue(SEND_QUEUE)?);
-        Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)?.wrapping_add(CLOCK_AHEAD) })
-=======
         // The send queue for as short as can be.
         let (sent, received) = (queue(SEND_QUEUE)?, queue(RECEIVE_QUEUE)?);
-        Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)?.wrapping_add(AHEAD) })
->>>>>>> b13505e (Watch a session only when neither leg has anything left to send)
+        Ok(Sequences { received, sent, clock: number(socket, TCP_TIMESTAMP)?.wrapping_add(CLOCK_AHEAD) })
     };
     let read: io::Result<Sequences> = read();
     repair(socket, if probe { OFF_WITH_PROBE } else { OFF })?;
