@@ -35,7 +35,11 @@ const MOST_PENDING: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum SessionLogError {
     /// The file could not be opened.
-    #[error("cannot open {} (session_log.path): {source}", path.display())]
+    #[error(
+        "cannot open {} (session_log.path): {source}; its directory has to exist, and the user that landbridge runs as \
+         to be able to write there",
+        path.display()
+    )]
     Open {
         /// `session_log.path`
         path: PathBuf,

@@ -52,6 +52,9 @@ address = "127.0.0.1:9000"
 
 [admin]
 socket = "/run/landbridge/other.sock"
+
+[session_log]
+path = "/var/log/landbridge/sessions.jsonl"
 TOML
 export LANDBRIDGE_SOCKET=/run/landbridge/other.sock
 systemctl enable --now landbridge.service
@@ -67,6 +70,8 @@ journalctl --unit=landbridge.service --no-pager | grep "privileges given up"
 landbridge doctor --config /etc/landbridge/landbridge.toml || true
 echoed "through the package"
 landbridge status
+eventually grep '"end":"client_closed"' /var/log/landbridge/sessions.jsonl
+[[ $(stat --format="%U %a" /var/log/landbridge) == "landbridge 750" ]] || fail "the folder of the session log"
 
 step "reload: a mistake changes nothing"
 systemctl reload landbridge.service
@@ -153,4 +158,5 @@ dpkg --remove landbridge
 step "purge: the configuration goes too"
 dpkg --purge landbridge
 [[ ! -e /etc/landbridge/landbridge.toml ]] || fail "the configuration is left"
+[[ ! -e /var/log/landbridge ]] || fail "the session log is left"
 echo "all good"
