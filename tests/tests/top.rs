@@ -166,7 +166,8 @@ fn the_terminal_is_restored_by_every_way_out() -> Result<()> {
 fn the_terminal_is_restored_when_a_signal_ends_it() -> Result<()> {
     let net = Net::new(1)?;
     let (_echo, mut daemon) = start(&net)?;
-    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    for signal in [SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2] {
         let mut screen = Screen::of(&daemon)?;
         screen.wait("  first")?;
         kill(screen.program()?, signal)?;

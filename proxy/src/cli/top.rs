@@ -88,8 +88,9 @@ fn watch(socket: &Path) -> Result<(), TopError> {
 /// Has the signals that would end the process tell so instead, for the terminal has to be restored first. To be called before
 /// there is another thread, which inherits that it is not interrupted by them.
 fn heed_end(tell: Sender<News>) -> io::Result<()> {
-    // The interrupt key is a key like others.
-    let ending: SigSet = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
+    // The interrupt key is a key like others. What is meant for the daemon may come here by its name.
+    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    let ending: SigSet = [SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2].into_iter().collect();
     ending.thread_block()?;
     let signals = SignalFd::new(&ending)?;
     thread::Builder::new().name("end".to_owned()).spawn(move || {
