@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use futures_util::stream::FuturesUnordered;
+use landbridge_core::end::SessionEnd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -196,7 +197,9 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     if let Some((log, writer)) = ending.session_log.as_ref().zip(log_writer) {
         log.close(writer);
     }
-    info!("ended");
+    let shared = ending.load();
+    let left: u64 = shared.stats.cells_of(|_| true).map(|cell| cell.ends.of(SessionEnd::Left).get()).sum();
+    info!(sessions_left = left, "ended");
     Ok(())
 }
 

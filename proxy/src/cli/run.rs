@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tracing::error;
+use tracing::{error, info};
 
 use super::{Exit, check, log};
 use crate::chain::chain;
@@ -15,6 +15,7 @@ pub(super) fn run(file: &Path) -> Exit {
         Err(exit) => return exit,
     };
     log::start(config.log.format);
+    info!(version = env!("CARGO_PKG_VERSION"), file = %file.display(), "starting");
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -169,7 +169,9 @@ impl Supervisor {
                         let wait = self.drain();
                         deadline = Some(self.until(wait));
                     } else {
-                        warn!("the drain timeout is over: resetting the sessions that are left");
+                        let shared = self.running.load();
+                        let sessions: u32 = (0..shared.config.listeners.len()).map(|of| shared.taken(of)).sum();
+                        warn!(sessions, "the drain timeout is over: resetting the sessions that are left");
                         deadline = None;
                         self.phase.send_replace(Phase::Ending);
                     }
