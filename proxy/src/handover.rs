@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(crate) use self::inheritance::Inheritance;
 pub(crate) use self::link::Kind;
 pub(crate) use self::successor::Successor;
-use crate::operate::Ordered;
+use crate::orders::Ordered;
 
 /// Tells the new process what its standard input is.
 const VARIABLE: &str = "LANDBRIDGE_HANDOVER";

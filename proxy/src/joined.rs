@@ -13,7 +13,7 @@ use std::time::Duration;
 use landbridge_common::packet::LINGER;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::slow::{LegLook, SessionLook};
-use landbridge_core::vigil::{Sign, Verdict, Vigil, VigilRules};
+use landbridge_core::vigil::{PeerSeen, Verdict, Vigil, VigilRules};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -353,9 +353,9 @@ fn lifetime(listener: &Listener) -> Lifetime {
     }
 }
 
-fn sign(seen: Seen) -> Sign {
+fn sign(seen: Seen) -> PeerSeen {
     let Seen { bytes, last_seen, unacknowledged, is_ahead, has_ended, .. } = seen;
-    Sign { bytes, last_seen, unacknowledged, is_ahead, has_ended }
+    PeerSeen { bytes, last_seen, unacknowledged, is_ahead, has_ended }
 }
 
 /// Turns the sockets of a session that has just been joined into shadows, after user space had `read` so many bytes from each.

@@ -18,7 +18,7 @@ mod memory;
 mod names;
 pub mod net;
 mod netlink;
-mod operate;
+mod orders;
 mod places;
 mod privileges;
 mod probe;

@@ -20,10 +20,10 @@ use crate::net::path;
 
 /// What a worker is told: about its sockets, and the sessions that it takes over.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum Command {
     /// Accept from this socket.
     Listen {
-        /// Names the socket in [`Order::Close`].
+        /// Names the socket in [`Command::Close`].
         number: u64,
         /// What it is bound to.
         address: SocketAddr,
@@ -85,11 +85,13 @@ impl Listening {
     }
 
     /// Has the workers accept from what was bound for `config`, and close what it does not have.
-    pub(crate) fn apply(&mut self, config: &Config, new: Vec<Bound>, workers: &[UnboundedSender<Order>]) {
+    pub(crate) fn apply(&mut self, config: &Config, new: Vec<Bound>, workers: &[UnboundedSender<Command>]) {
         for bound in new {
             for (worker, socket) in workers.iter().zip(&bound.sockets) {
                 match socket.try_clone() {
-                    Ok(socket) => send(worker, Order::Listen { number: bound.number, address: bound.address, socket }),
+                    Ok(socket) => {
+                        send(worker, Command::Listen { number: bound.number, address: bound.address, socket });
+                    }
                     // For want of descriptors; the other workers accept.
                     Err(error) => debug!(address = %bound.address, "a worker does not listen: {error}"),
                 }
@@ -111,7 +113,7 @@ impl Listening {
     }
 
     /// Closes everything.
-    pub(crate) fn close(&mut self, workers: &[UnboundedSender<Order>]) {
+    pub(crate) fn close(&mut self, workers: &[UnboundedSender<Command>]) {
         self.bound.drain(..).for_each(|bound| close(bound, workers));
     }
 
@@ -136,15 +138,15 @@ impl Bound {
     }
 }
 
-fn close(bound: Bound, workers: &[UnboundedSender<Order>]) {
+fn close(bound: Bound, workers: &[UnboundedSender<Command>]) {
     let number = bound.number;
     drop(bound);
-    workers.iter().for_each(|worker| send(worker, Order::Close { number }));
+    workers.iter().for_each(|worker| send(worker, Command::Close { number }));
 }
 
-fn send(worker: &UnboundedSender<Order>, order: Order) {
+fn send(worker: &UnboundedSender<Command>, command: Command) {
     // A worker that has ended listens no more.
-    let _ = worker.send(order);
+    let _ = worker.send(command);
 }
 
 /// Each address once, with its listener.

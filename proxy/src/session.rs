@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use landbridge_common::packet::Origin as JointOrigin;
+use landbridge_common::packet::Origin;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use crate::joined;
 use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
 use crate::net::path;
-use crate::net::proxy_protocol::{self, HeaderError, Origin};
+use crate::net::proxy_protocol::{self, Endpoints, HeaderError};
 use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
 use crate::running::Running;
@@ -128,7 +128,7 @@ impl Account {
     }
 
     /// Whose session this is, for a process that comes later.
-    pub(crate) fn origin(&self, read: [u64; 2]) -> JointOrigin {
+    pub(crate) fn origin(&self, read: [u64; 2]) -> Origin {
         let names = (&*self.listener().name, &*self.group().name);
         packet::origin(names, (self.began, self.lease.client()), read)
     }
@@ -310,7 +310,7 @@ impl Session<'_> {
             Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),
             None => None,
         };
-        let source = accepted.origin.map_or(peer, |origin| origin.source);
+        let source = accepted.endpoints.map_or(peer, |endpoints| endpoints.source);
         let connected = tokio::select! {
             biased;
             connected = self.connect(source, segment, !head.bytes.is_empty()) => connected?,
@@ -321,14 +321,14 @@ impl Session<'_> {
         let id = connected.lease.id();
         self.route(id).bytes(Direction::Upload, Carrier::Copy).add(rest);
         if let Some(version) = shared.target(id).0.send_proxy {
-            let origin = match accepted.origin {
-                Some(origin) => origin,
-                None => Origin {
+            let endpoints = match accepted.endpoints {
+                Some(endpoints) => endpoints,
+                None => Endpoints {
                     source: peer,
                     destination: stream.local_addr().map_err(|_not_connected| SessionEnd::ClientGone)?,
                 },
             };
-            head.bytes = [proxy_protocol::encode(version, origin).as_slice(), &head.bytes].concat().into();
+            head.bytes = [proxy_protocol::encode(version, endpoints).as_slice(), &head.bytes].concat().into();
         }
         Ok(Begun { head, rest, connected })
     }

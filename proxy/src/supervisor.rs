@@ -103,7 +103,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let watch = watch_targets(&first);
     let admins = |packet: &Result<_, _>| {
         let kernel =
-            admin::Kernel { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
+            admin::Datapaths { sockmap: fastpath.as_ref().map(drop).map_err(|code| *code), packet: packet.clone() };
         Admins { running: &running, phase: &phase_changes, kernel, reload_wishes }
     };
     let verdicts = async {
@@ -145,17 +145,17 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     let packet = packet.ok();
     let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };
     let ended = FuturesUnordered::new();
-    let mut orders = Vec::new();
+    let mut commands = Vec::new();
     let mut heart = Heart::new();
     for index in 0..workers {
         let (sender, receiver) = unbounded_channel();
-        let (running, pulse) = (Arc::clone(&running), heart.pulse());
-        ended.push(worker::start(index, receiver, running, ways.clone(), phase_changes.clone(), pulse)?);
-        orders.push(sender);
+        let (running, heartbeat) = (Arc::clone(&running), heart.heartbeat());
+        ended.push(worker::start(index, receiver, running, ways.clone(), phase_changes.clone(), heartbeat)?);
+        commands.push(sender);
     }
     // Before anybody accepts: these sessions have their places.
-    adopt(packet.as_ref(), shadows, &orders);
-    listening.apply(&first.config, bound, &orders);
+    adopt(packet.as_ref(), shadows, &commands);
+    listening.apply(&first.config, bound, &commands);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
     }
@@ -180,7 +180,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         running,
         phase,
         listening,
-        orders,
+        commands,
         servers,
         watch,
         resolving,
@@ -215,7 +215,7 @@ fn give_up_privileges(filtered: bool) {
 struct Admins<'a> {
     running: &'a Arc<Running>,
     phase: &'a watch::Receiver<Phase>,
-    kernel: admin::Kernel,
+    kernel: admin::Datapaths,
     reload_wishes: UnboundedSender<ReloadWish>,
 }
 

@@ -14,7 +14,7 @@ use crate::chain::chain;
 use crate::config::{Config, Listener};
 use crate::fastpath::packet::{Hook, PacketPath, PinError, Pins};
 use crate::fastpath::{FastPath, Limits, Unavailable};
-use crate::listening::Order;
+use crate::listening::Command;
 
 /// The fast path with what listens to its programs, or the code of the reason why there is none.
 pub(crate) fn start_fastpath(limits: Limits) -> Result<Arc<FastPath>, &'static str> {
@@ -90,7 +90,7 @@ pub(crate) fn start_packet(config: &Config, file: &Path) -> Result<Arc<PacketPat
 }
 
 /// Gives the sessions that a former process has joined to the workers. `shadows`: the sockets that hold their ports.
-pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, shadows: Vec<OwnedFd>, workers: &[UnboundedSender<Order>]) {
+pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, shadows: Vec<OwnedFd>, workers: &[UnboundedSender<Command>]) {
     let mut sessions = path.map(|path| path.adopt(shadows)).unwrap_or_default();
     if sessions.is_empty() {
         return;
@@ -100,6 +100,6 @@ pub(crate) fn adopt(path: Option<&Arc<PacketPath>>, shadows: Vec<OwnedFd>, worke
     for worker in workers {
         let some = sessions.split_off(sessions.len().saturating_sub(each));
         // A worker that has ended ends the daemon.
-        let _ended = worker.send(Order::Adopt(some));
+        let _ended = worker.send(Command::Adopt(some));
     }
 }

@@ -1,7 +1,7 @@
 //! A worker: one thread with a runtime of its own that accepts sessions and keeps each from accept to close.
 //!
 //! Every worker has a listening socket for each address, over which the kernel spreads connections (SO_REUSEPORT); one
-//! that systemd opened they share. Which sockets these are the supervisor says ([`Order`]).
+//! that systemd opened they share. Which sockets these are the supervisor says ([`Command`]).
 //!
 //! Tasks: one acceptor per socket, one per session until it is joined, one for all that are joined, one that looks at
 //! legs, one that watches promoted directions, one that shows that the worker turns. On [`Phase::Draining`] the
@@ -29,14 +29,14 @@ use tracing::{error, warn};
 use crate::fastpath::FastPath;
 use crate::fastpath::packet::PacketPath;
 use crate::joined::JoinedSessions;
-use crate::listening::Order;
+use crate::listening::Command;
 use crate::net::hangup::Hangups;
 use crate::net::listener::Acceptor;
-use crate::net::relay::{Buffers, Kernel};
+use crate::net::relay::{Buffers, Sockmap};
 use crate::running::Running;
 use crate::session;
 use crate::shared::Shared;
-use crate::systemd::Pulse;
+use crate::systemd::Heartbeat;
 
 /// What the daemon is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +57,7 @@ pub(crate) struct Worker {
     pub(crate) running: Arc<Running>,
     pub(crate) buffers: Buffers,
     /// The way into the kernel, if there is one.
-    pub(crate) kernel: Option<Kernel>,
+    pub(crate) kernel: Option<Sockmap>,
     /// The sessions that left for the packet datapath, if there is one.
     pub(crate) joined: Option<Rc<JoinedSessions>>,
 }
@@ -88,22 +88,22 @@ pub enum WorkerError {
     },
 }
 
-/// Starts worker `index`, which listens as it is told by `orders`. The future ends with the worker, which is when it
+/// Starts worker `index`, which listens as it is told by `commands`. The future ends with the worker, which is when it
 /// has no session left after it was told to drain or end.
 pub(crate) fn start(
     index: usize,
-    orders: UnboundedReceiver<Order>,
+    commands: UnboundedReceiver<Command>,
     running: Arc<Running>,
     ways: Ways,
     phase: watch::Receiver<Phase>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 ) -> Result<impl Future<Output = Result<(), WorkerError>> + use<>, WorkerError> {
     let (done, ended) = oneshot::channel();
     let body = move || {
         let result = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
-            .and_then(|runtime| runtime.block_on(run(index, orders, running, ways, phase, pulse)));
+            .and_then(|runtime| runtime.block_on(run(index, commands, running, ways, phase, heartbeat)));
         // Nobody listens any more only when the daemon is exiting.
         let _ = done.send(result);
     };
@@ -119,13 +119,13 @@ pub(crate) fn start(
 
 async fn run(
     index: usize,
-    mut orders: UnboundedReceiver<Order>,
+    mut commands: UnboundedReceiver<Command>,
     running: Arc<Running>,
     ways: Ways,
     mut phase: watch::Receiver<Phase>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 ) -> io::Result<()> {
-    spawn_local(pulse.answer());
+    spawn_local(heartbeat.answer());
     let kernel = ways.sockmap.map(kernel).transpose()?;
     let tasks = TaskTracker::new();
     let ending = CancellationToken::new();
@@ -139,13 +139,13 @@ async fn run(
     spawn_local(async move { looks.run().await });
     let mut closing = HashMap::new();
     loop {
-        let order = tokio::select! {
+        let command = tokio::select! {
             biased;
             () = reach(&mut phase, Phase::Draining) => break,
-            order = orders.recv() => order,
+            command = commands.recv() => command,
         };
-        match order {
-            Some(Order::Listen { number, address, socket }) => {
+        match command {
+            Some(Command::Listen { number, address, socket }) => {
                 let close = CancellationToken::new();
                 let accept = Accept {
                     worker: Rc::clone(&worker),
@@ -158,7 +158,7 @@ async fn run(
                 closing.insert(number, close);
                 spawn_local(tasks.track_future(accept.run(phase.clone())));
             }
-            Some(Order::Adopt(sessions)) => {
+            Some(Command::Adopt(sessions)) => {
                 let shared = worker.running.load();
                 if let Some(joined) = &worker.joined {
                     sessions
@@ -166,12 +166,12 @@ async fn run(
                         .for_each(|of| joined.adopt(index, (&worker.running, &shared), of, tasks.token()));
                 }
             }
-            Some(Order::Close { number }) => {
+            Some(Command::Close { number }) => {
                 if let Some(close) = closing.remove(&number) {
                     close.cancel();
                 }
             }
-            // Nobody gives orders any more: the supervisor is gone.
+            // Nobody gives commands any more: the supervisor is gone.
             None => break,
         }
     }
@@ -187,7 +187,7 @@ async fn run(
 }
 
 /// Starts what watches the directions that are in the kernel.
-fn kernel(fastpath: Arc<FastPath>) -> io::Result<Kernel> {
+fn kernel(fastpath: Arc<FastPath>) -> io::Result<Sockmap> {
     let hangups = Rc::new(Hangups::new()?);
     let watching = Rc::clone(&hangups);
     spawn_local(async move {
@@ -195,7 +195,7 @@ fn kernel(fastpath: Arc<FastPath>) -> io::Result<Kernel> {
             error!("promoted sessions are no longer watched: {error}");
         }
     });
-    Ok(Kernel { fastpath, hangups })
+    Ok(Sockmap { fastpath, hangups })
 }
 
 /// Waits for `wanted` or a later phase. Cancelling loses nothing.

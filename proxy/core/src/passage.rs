@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use crate::vigil::Sign;
+use crate::vigil::PeerSeen;
 
 /// How long nothing passes before a sender counts as blocked. It has repeated itself about six times by then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ impl Passage {
 
     /// Whether packets are dropped for some time while something of a peer is missing and nothing more of it arrives.
     /// Dropped packets alone mean nothing: a stranger may have sent them, to a session that is idle.
-    pub(crate) fn is_blocked(&mut self, signs: [Sign; 2], untranslatable: u64, now: Duration) -> bool {
+    pub(crate) fn is_blocked(&mut self, signs: [PeerSeen; 2], untranslatable: u64, now: Duration) -> bool {
         let dropped = untranslatable != core::mem::replace(&mut self.untranslatable, untranslatable);
         let mut is_blocked = false;
         for side in [0, 1] {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     /// When a session counts as blocked whose packets are dropped at these seconds.
-    fn blocked(drops: &[u64], signs: impl Fn(u64) -> [Sign; 2]) -> Option<u64> {
+    fn blocked(drops: &[u64], signs: impl Fn(u64) -> [PeerSeen; 2]) -> Option<u64> {
         let mut passage = Passage::new();
         (0..100).find(|now| {
             let untranslatable = drops.iter().filter(|at| *at <= now).count() as u64;
@@ -62,11 +62,11 @@ mod tests {
     #[test]
     fn a_sender_is_blocked_whose_packets_are_dropped_without_progress() {
         for side in [0, 1] {
-            let mut ahead = [Sign::default(); 2];
+            let mut ahead = [PeerSeen::default(); 2];
             ahead[side].is_ahead = true;
             assert_eq!(blocked(&DROPS, |_| ahead), Some(12));
             // A small one has passed and the other peer waits for those before it.
-            let mut gap = [Sign::default(); 2];
+            let mut gap = [PeerSeen::default(); 2];
             gap[1 - side].unacknowledged = 3_000;
             assert_eq!(blocked(&DROPS, |_| gap), Some(12));
         }
@@ -75,15 +75,16 @@ mod tests {
     #[test]
     fn packets_of_a_stranger_end_nothing() {
         let all: std::vec::Vec<u64> = (0..100).collect();
-        assert_eq!(blocked(&all, |_| [Sign::default(); 2]), None, "idle");
-        let busy = |now| [Sign { bytes: now / 9, is_ahead: true, ..Sign::default() }, Sign::default()];
+        assert_eq!(blocked(&all, |_| [PeerSeen::default(); 2]), None, "idle");
+        let busy = |now| [PeerSeen { bytes: now / 9, is_ahead: true, ..PeerSeen::default() }, PeerSeen::default()];
         assert_eq!(blocked(&all, busy), None, "busy");
-        let acknowledged = |now: u64| [Sign::default(), Sign { unacknowledged: 200 - now as u32, ..Sign::default() }];
+        let acknowledged =
+            |now: u64| [PeerSeen::default(), PeerSeen { unacknowledged: 200 - now as u32, ..PeerSeen::default() }];
         assert_eq!(blocked(&all, acknowledged), None, "acknowledged bit by bit");
     }
 
     #[test]
     fn loss_without_drops_is_left_to_the_peers() {
-        assert_eq!(blocked(&[1], |_| [Sign { is_ahead: true, ..Sign::default() }; 2]), None);
+        assert_eq!(blocked(&[1], |_| [PeerSeen { is_ahead: true, ..PeerSeen::default() }; 2]), None);
     }
 }

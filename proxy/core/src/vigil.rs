@@ -24,7 +24,7 @@ pub struct VigilRules {
 
 /// What is known of one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sign {
+pub struct PeerSeen {
     /// Payload bytes that came from it.
     pub bytes: u64,
     /// When anything came from it last.
@@ -79,14 +79,14 @@ impl Vigil {
     }
 
     /// A session that was joined before this process began, of which this is known already.
-    pub fn resumed(signs: [Sign; 2], now: Duration) -> Self {
+    pub fn resumed(signs: [PeerSeen; 2], now: Duration) -> Self {
         let last = signs.map(|sign| sign.last_seen);
         Self { moved: moved(signs), moved_at: last[0].max(last[1]).min(now), ..Self::new(now) }
     }
 
     /// Judges by what is known of the client and the target at `now`; to be asked about once a second, always by the same
     /// rules.
-    pub fn look(&mut self, rules: &VigilRules, signs: [Sign; 2], now: Duration) -> Verdict {
+    pub fn look(&mut self, rules: &VigilRules, signs: [PeerSeen; 2], now: Duration) -> Verdict {
         let moved = moved(signs);
         if moved != self.moved {
             self.moved = moved;
@@ -130,7 +130,7 @@ impl Vigil {
 
     /// Whether what a peer sends cannot pass, so that it would repeat itself until it gives up; to be asked about once a
     /// second. `untranslatable`: packets of the session that were dropped because they cannot be translated.
-    pub fn is_blocked(&mut self, signs: [Sign; 2], untranslatable: u64, now: Duration) -> bool {
+    pub fn is_blocked(&mut self, signs: [PeerSeen; 2], untranslatable: u64, now: Duration) -> bool {
         self.passage.is_blocked(signs, untranslatable, now)
     }
 
@@ -144,7 +144,7 @@ impl Vigil {
 }
 
 /// Grows with whatever ends an idleness: the end of a direction is as good as a byte.
-fn moved(signs: [Sign; 2]) -> u64 {
+fn moved(signs: [PeerSeen; 2]) -> u64 {
     signs.iter().map(|sign| sign.bytes + u64::from(sign.has_ended)).sum()
 }
 
@@ -165,7 +165,7 @@ mod tests {
     fn a_still_session_ends_once_its_limit_is_over_and_every_byte_counts() {
         let mut vigil = Vigil::new(s(100));
         let rules = VigilRules { idle: Some(s(10)), ..RULES };
-        let sign = |bytes| [Sign { bytes, ..Sign::default() }, Sign::default()];
+        let sign = |bytes| [PeerSeen { bytes, ..PeerSeen::default() }, PeerSeen::default()];
         assert_eq!(vigil.look(&rules, sign(1), s(105)), Verdict::Keep);
         assert_eq!(vigil.look(&rules, sign(1), s(114)), Verdict::Keep);
         assert_eq!(vigil.look(&rules, sign(1), s(115)), Verdict::End(SessionEnd::Idle));
@@ -175,7 +175,7 @@ mod tests {
     fn the_limit_for_half_closed_sessions_is_their_own() {
         let mut vigil = Vigil::new(s(0));
         let rules = VigilRules { idle: Some(s(100)), half_close: Some(s(5)), ..RULES };
-        let sign = |has_ended| [Sign::default(), Sign { has_ended, ..Sign::default() }];
+        let sign = |has_ended| [PeerSeen::default(), PeerSeen { has_ended, ..PeerSeen::default() }];
         assert_eq!(vigil.look(&rules, sign(false), s(50)), Verdict::Keep);
         assert_eq!(vigil.look(&rules, sign(true), s(51)), Verdict::Keep, "it has just ended");
         assert_eq!(vigil.look(&rules, sign(true), s(56)), Verdict::End(SessionEnd::HalfCloseTimeout));
@@ -189,7 +189,7 @@ mod tests {
             let mut verdicts = Vec::new();
             for now in (0..=75).step_by(5).map(s) {
                 let last_seen = if answers && now > s(30) { s(30) } else { s(0) };
-                let signs = [Sign { last_seen, ..Sign::default() }, Sign::default()];
+                let signs = [PeerSeen { last_seen, ..PeerSeen::default() }, PeerSeen::default()];
                 match vigil.look(&rules, signs, now) {
                     Verdict::Keep => {}
                     other => verdicts.push((now.as_secs(), other)),
@@ -210,7 +210,7 @@ mod tests {
         let rules = VigilRules { user_timeout: [None, Some(s(30))], ..RULES };
         for (owes, expected) in [(true, Verdict::End(SessionEnd::TargetReset)), (false, Verdict::Keep)] {
             let mut vigil = Vigil::new(s(0));
-            let signs = [Sign::default(), Sign { unacknowledged: u32::from(owes), ..Sign::default() }];
+            let signs = [PeerSeen::default(), PeerSeen { unacknowledged: u32::from(owes), ..PeerSeen::default() }];
             for now in [0, 29] {
                 assert_eq!(vigil.look(&rules, signs, s(now)), Verdict::Keep);
             }
@@ -223,7 +223,11 @@ mod tests {
         let rules = VigilRules { user_timeout: [None, Some(s(30))], ..RULES };
         let mut vigil = Vigil::new(s(0));
         let mut look = |owes, now| {
-            vigil.look(&rules, [Sign::default(), Sign { unacknowledged: u32::from(owes), ..Sign::default() }], s(now))
+            vigil.look(
+                &rules,
+                [PeerSeen::default(), PeerSeen { unacknowledged: u32::from(owes), ..PeerSeen::default() }],
+                s(now),
+            )
         };
         for (owes, now) in [(false, 600), (true, 601), (true, 630), (false, 631), (true, 632), (true, 661)] {
             assert_eq!(look(owes, now), Verdict::Keep, "{now}");
@@ -236,7 +240,7 @@ mod tests {
         let rules = VigilRules { keepalive: [None, Some(s(15))], ..RULES };
         let mut vigil = Vigil::new(s(0));
         let mut sent = Vec::new();
-        let end = (0..1_000).find_map(|now| match vigil.look(&rules, [Sign::default(); 2], s(now)) {
+        let end = (0..1_000).find_map(|now| match vigil.look(&rules, [PeerSeen::default(); 2], s(now)) {
             Verdict::Keep => None,
             Verdict::Probe(sides) => {
                 assert_eq!(sides, [false, true]);

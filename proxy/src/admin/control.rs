@@ -31,7 +31,7 @@ use super::api::{Changes, Refusal, SetState, SetWeight, Shutdown};
 use super::{HEAD_TIMEOUT, Server, peer, status};
 use crate::config::Config;
 use crate::config::diff::Plan;
-use crate::operate::Unknown;
+use crate::orders::Unknown;
 use crate::running::Running;
 use crate::shared::Shared;
 use crate::worker::Phase;

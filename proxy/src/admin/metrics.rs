@@ -12,7 +12,7 @@ use landbridge_core::slow::Slow;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::Kernel;
+use super::Datapaths;
 use super::status::{idle_close, shares};
 use crate::fastpath::Fallback;
 use crate::fastpath::packet::PacketPath;
@@ -26,7 +26,7 @@ use crate::stats::{Carrier, Direction, Ends, RouteCell};
 
 /// The Prometheus registry of this process.
 pub(super) struct Metrics {
-    kernel: Kernel,
+    kernel: Datapaths,
     /// With what it is for: the next one may no longer have all of its series.
     recorder: Mutex<(Scope, PrometheusRecorder)>,
 }
@@ -35,7 +35,7 @@ pub(super) struct Metrics {
 type Scope = (u64, bool);
 
 impl Metrics {
-    pub(super) fn new(kernel: Kernel) -> Self {
+    pub(super) fn new(kernel: Datapaths) -> Self {
         let recorder = Mutex::new(((0, false), recorder(&kernel)));
         Self { kernel, recorder }
     }
@@ -63,7 +63,7 @@ impl Metrics {
     }
 }
 
-fn recorder(kernel: &Kernel) -> PrometheusRecorder {
+fn recorder(kernel: &Datapaths) -> PrometheusRecorder {
     let recorder = PrometheusBuilder::new().build_recorder();
     with_local_recorder(&recorder, || {
         describe();

@@ -67,7 +67,7 @@ struct Admin {
 }
 
 /// The ways through the kernel, or the codes of the reasons why there are none.
-pub(crate) struct Kernel {
+pub(crate) struct Datapaths {
     pub(crate) sockmap: Result<(), &'static str>,
     pub(crate) packet: Result<Arc<PacketPath>, &'static str>,
 }
@@ -119,7 +119,7 @@ pub(crate) fn start(
     inherited: Option<Socket>,
     running: Arc<Running>,
     phase: watch::Receiver<Phase>,
-    kernel: Kernel,
+    kernel: Datapaths,
 ) -> Result<Server, AdminError> {
     let failed = |source| AdminError::Bind { address, source };
     let listener = inherited.map_or_else(|| listen(address), Ok).map_err(failed)?;

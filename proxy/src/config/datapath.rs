@@ -8,7 +8,7 @@ use landbridge_core::datapath::{Limits, Thresholds};
 use landbridge_core::join::JoinRules;
 
 use super::DatapathRules;
-use super::limits::{self, MILLISECOND};
+use super::durations::{DurationRange, MILLISECOND};
 use super::notes::Noted;
 use super::raw::Table;
 use super::units::written_size;
@@ -26,12 +26,12 @@ const ROOM: u64 = 32 << 10;
 /// The self-test at the start promotes several directions.
 const PROMOTED: RangeInclusive<u32> = 16..=MAX_FLOWS;
 /// No two tokens are a minute apart.
-const GAP: limits::Limits =
-    limits::Limits { least: Duration::ZERO, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
+const GAP: DurationRange =
+    DurationRange { least: Duration::ZERO, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
 
 /// A session that is quiet for a minute has nothing to gain.
-const QUIET: limits::Limits =
-    limits::Limits { least: MILLISECOND, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
+const QUIET: DurationRange =
+    DurationRange { least: MILLISECOND, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
 
 /// Reads `[datapath]`.
 pub(super) fn read(table: Table<'_>) -> Result<DatapathRules, Noted> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limits::{Limits, MILLISECOND};
+use super::durations::{DurationRange, MILLISECOND};
 use super::notes::Noted;
 use super::raw::Table;
 use super::{Dns, address};
@@ -10,8 +10,8 @@ use super::{Dns, address};
 const MIN_TTL: Duration = Duration::from_secs(5);
 const MAX_TTL: Duration = Duration::from_mins(5);
 /// Faster than this the resolver is a burden to its servers; a day is as good as never.
-const TTL_LIMITS: Limits =
-    Limits { least: Duration::from_millis(10), most: Duration::from_hours(24), step: MILLISECOND, zero: None };
+const TTL_LIMITS: DurationRange =
+    DurationRange { least: Duration::from_millis(10), most: Duration::from_hours(24), step: MILLISECOND, zero: None };
 
 /// Reads the table.
 pub(super) fn read(table: Table<'_>) -> Result<Dns, Noted> {

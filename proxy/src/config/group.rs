@@ -7,7 +7,7 @@ use landbridge_core::health::LONGEST_EJECTION;
 use landbridge_core::select::Balance;
 
 use super::address::{self, TargetFault};
-use super::limits::{Limits, MILLISECOND};
+use super::durations::{DurationRange, MILLISECOND};
 use super::listener::MOST_CONNECTIONS;
 use super::notes::{Noted, Place};
 use super::raw::{Table, Value};
@@ -22,20 +22,21 @@ const TARGET_WEIGHT: u16 = 1;
 const FAILBACK_HOLD: Duration = Duration::from_secs(10);
 const SLOW_START: Duration = Duration::from_secs(30);
 /// Nobody holds capacity back for longer than a day.
-const HOLD_LIMITS: Limits =
-    Limits { least: Duration::ZERO, most: Duration::from_hours(24), step: MILLISECOND, zero: None };
+const HOLD_LIMITS: DurationRange =
+    DurationRange { least: Duration::ZERO, most: Duration::from_hours(24), step: MILLISECOND, zero: None };
 const EJECT_AFTER: u32 = 3;
 /// More failures in a row than this are noticed by people first.
 const MOST_FAILURES: u32 = 1_000;
 const EJECT_HOLD: Duration = Duration::from_secs(10);
 /// An ejection never lasts longer than five minutes, however it grows.
-const EJECT_LIMITS: Limits = Limits { least: MILLISECOND, most: LONGEST_EJECTION, step: MILLISECOND, zero: None };
+const EJECT_LIMITS: DurationRange =
+    DurationRange { least: MILLISECOND, most: LONGEST_EJECTION, step: MILLISECOND, zero: None };
 const MAX_EJECTED: u8 = 50;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// After about two minutes the kernel itself gives up (tcp_syn_retries, ip-sysctl.rst).
-const CONNECT_LIMITS: Limits =
-    Limits { least: MILLISECOND, most: Duration::from_mins(2), step: MILLISECOND, zero: None };
+const CONNECT_LIMITS: DurationRange =
+    DurationRange { least: MILLISECOND, most: Duration::from_mins(2), step: MILLISECOND, zero: None };
 const CONNECT_RETRIES: u32 = 2;
 /// The client waits for all of them, one after the other.
 const MOST_CONNECT_RETRIES: u32 = 16;

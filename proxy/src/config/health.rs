@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::durations::{DurationRange, MILLISECOND};
 use super::fault::Fault;
-use super::limits::{Limits, MILLISECOND};
 use super::notes::{Noted, Place};
 use super::raw::Table;
 use super::suggest::quoted;
@@ -13,12 +13,12 @@ use super::{HealthCheck, HttpProbe, Method, ProbeKind};
 const INTERVAL: Duration = Duration::from_secs(2);
 const FAST_INTERVAL: Duration = Duration::from_millis(500);
 /// Faster than this, probes are a load of their own; an hour between two says nothing about now.
-const INTERVAL_LIMITS: Limits =
-    Limits { least: Duration::from_millis(10), most: Duration::from_hours(1), step: MILLISECOND, zero: None };
+const INTERVAL_LIMITS: DurationRange =
+    DurationRange { least: Duration::from_millis(10), most: Duration::from_hours(1), step: MILLISECOND, zero: None };
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// The start waits for the first probes at most this long.
-const TIMEOUT_LIMITS: Limits =
-    Limits { least: MILLISECOND, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
+const TIMEOUT_LIMITS: DurationRange =
+    DurationRange { least: MILLISECOND, most: Duration::from_mins(1), step: MILLISECOND, zero: None };
 const RISE: u32 = 2;
 const FALL: u32 = 3;
 /// More probes in a row than this take longer than any operator waits.

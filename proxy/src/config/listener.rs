@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::binds::{Binds, overlap};
-use super::limits::{Limits, MILLISECOND};
+use super::durations::{DurationRange, MILLISECOND};
 use super::notes::Noted;
 use super::raw::Table;
 use super::references::Groups;
@@ -17,13 +17,13 @@ const MAX_CONNECTIONS: u32 = 20_000;
 pub(super) const MOST_CONNECTIONS: u32 = 1_000_000;
 
 /// A longer silence than a week is not waited for; "0s" waits for ever.
-const SILENCE_LIMITS: Limits =
-    Limits { least: MILLISECOND, most: Duration::from_hours(7 * 24), step: MILLISECOND, zero: Some("never") };
+const SILENCE_LIMITS: DurationRange =
+    DurationRange { least: MILLISECOND, most: Duration::from_hours(7 * 24), step: MILLISECOND, zero: Some("never") };
 /// A client that is to wait longer would rather be told to come again.
-const QUEUE_LIMITS: Limits =
-    Limits { least: MILLISECOND, most: Duration::from_hours(1), step: MILLISECOND, zero: Some("no queue") };
+const QUEUE_LIMITS: DurationRange =
+    DurationRange { least: MILLISECOND, most: Duration::from_hours(1), step: MILLISECOND, zero: Some("no queue") };
 /// Ages are looked at once a second: see `watch`.
-const AGE_LIMITS: Limits = Limits {
+const AGE_LIMITS: DurationRange = DurationRange {
     least: Duration::from_secs(1),
     most: Duration::from_hours(30 * 24),
     step: MILLISECOND,

@@ -10,10 +10,10 @@ pub mod diff;
 mod dns;
 #[cfg(test)]
 mod documented;
+mod durations;
 mod fault;
 mod group;
 mod health;
-mod limits;
 mod listener;
 mod load;
 mod logs;

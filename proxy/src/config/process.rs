@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::binds::Binds;
+use super::durations::{DurationRange, MILLISECOND};
 use super::fault::Fault;
-use super::limits::{Limits, MILLISECOND};
 use super::notes::Noted;
 use super::raw::{Table, Value};
 use super::suggest::quoted;
@@ -18,14 +18,14 @@ const MOST_WORKERS: usize = 1024;
 
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 /// A day is longer than any download; a daemon that does not end in that time is stuck.
-const DRAIN_LIMITS: Limits =
-    Limits { least: Duration::ZERO, most: Duration::from_hours(24), step: MILLISECOND, zero: None };
+const DRAIN_LIMITS: DurationRange =
+    DurationRange { least: Duration::ZERO, most: Duration::from_hours(24), step: MILLISECOND, zero: None };
 
 /// Without a balancer that asks `/readyz` nobody would see the difference.
 const READINESS_DELAY: Duration = Duration::ZERO;
 /// No balancer takes longer than ten checks, five minutes apart, to see that a target is not healthy (ELB allows 10 and 300 s).
-const READINESS_LIMITS: Limits =
-    Limits { least: Duration::ZERO, most: Duration::from_mins(50), step: MILLISECOND, zero: None };
+const READINESS_LIMITS: DurationRange =
+    DurationRange { least: Duration::ZERO, most: Duration::from_mins(50), step: MILLISECOND, zero: None };
 
 /// On this machine only: metrics tell names and addresses.
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::limits::{Limits, MILLISECOND};
+use super::durations::{DurationRange, MILLISECOND};
 use super::notes::Noted;
 use super::raw::Table;
 use super::{TcpOptions, names};
 
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL (net/tcp.h); the socket options count whole seconds.
-const KEEPALIVE_LIMITS: Limits = Limits {
+const KEEPALIVE_LIMITS: DurationRange = DurationRange {
     least: Duration::from_secs(1),
     most: Duration::from_secs(32_767),
     step: Duration::from_secs(1),
@@ -18,8 +18,12 @@ const KEEPALIVE_LIMITS: Limits = Limits {
 
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// TCP_USER_TIMEOUT counts milliseconds. Longer than a day, a dead peer would hold its session for good.
-const USER_TIMEOUT_LIMITS: Limits =
-    Limits { least: MILLISECOND, most: Duration::from_hours(24), step: MILLISECOND, zero: Some("the kernel's limit") };
+const USER_TIMEOUT_LIMITS: DurationRange = DurationRange {
+    least: MILLISECOND,
+    most: Duration::from_hours(24),
+    step: MILLISECOND,
+    zero: Some("the kernel's limit"),
+};
 
 impl Default for TcpOptions {
     fn default() -> Self {

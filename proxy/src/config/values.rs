@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::durations::DurationRange;
 use super::fault::Fault;
-use super::limits::Limits;
 use super::notes::Noted;
 use super::raw::{Kind, Value};
 use super::suggest::{one_of, quoted};
@@ -36,7 +36,7 @@ impl<'d> Value<'d> {
     }
 
     /// A duration within limits; "0s" only if the limits include it.
-    pub(super) fn duration(&self, limits: &Limits) -> Result<Duration, Noted> {
+    pub(super) fn duration(&self, limits: &DurationRange) -> Result<Duration, Noted> {
         match self.kind() {
             Kind::Text(text) => limits.read(text).map_err(|fault| self.fault(fault)),
             Kind::Integer(number) => {
@@ -49,7 +49,7 @@ impl<'d> Value<'d> {
     }
 
     /// A duration within limits, or "0s" for none.
-    pub(super) fn duration_or_none(&self, limits: &Limits) -> Result<Option<Duration>, Noted> {
+    pub(super) fn duration_or_none(&self, limits: &DurationRange) -> Result<Option<Duration>, Noted> {
         self.duration(limits).map(|duration| (!duration.is_zero()).then_some(duration))
     }
 

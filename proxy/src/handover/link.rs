@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use crate::operate::Ordered;
+use crate::orders::Ordered;
 
 /// How long to wait until the other process has taken some of what fills the buffer between them.
 const FULL: Duration = Duration::from_millis(5);

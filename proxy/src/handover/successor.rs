@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::handover::link::receive_some;
     use crate::handover::link::tests::pair;
-    use crate::operate::Ordered;
+    use crate::orders::Ordered;
 
     /// As another version may write it.
     fn order() -> Ordered {

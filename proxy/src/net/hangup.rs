@@ -26,18 +26,18 @@ const BATCH: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Hangups {
     epoll: Epoll,
-    watched: RefCell<Slab<Watched>>,
+    watched: RefCell<Slab<Entry>>,
 }
 
 #[derive(Debug, Default)]
-struct Watched {
+struct Entry {
     hung_up: bool,
     waker: Option<Waker>,
 }
 
 /// A leg that is being watched until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct Hangup {
     hangups: Rc<Hangups>,
     socket: BorrowedFd<'static>,
     key: usize,
@@ -48,11 +48,11 @@ impl Hangups {
         Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, watched: RefCell::default() })
     }
 
-    /// Watches `socket`, which has to stay open until the [`Watch`] is dropped. A peer that has closed already is told at
+    /// Watches `socket`, which has to stay open until the [`Hangup`] is dropped. A peer that has closed already is told at
     /// once.
-    pub(crate) fn watch(self: &Rc<Self>, socket: BorrowedFd<'static>) -> io::Result<Watch> {
-        let key = self.watched.borrow_mut().insert(Watched::default());
-        let watch = Watch { hangups: Rc::clone(self), socket, key };
+    pub(crate) fn watch(self: &Rc<Self>, socket: BorrowedFd<'static>) -> io::Result<Hangup> {
+        let key = self.watched.borrow_mut().insert(Entry::default());
+        let watch = Hangup { hangups: Rc::clone(self), socket, key };
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         self.epoll.add(socket, EpollEvent::new(flags, key as u64))?;
         Ok(watch)
@@ -94,7 +94,7 @@ impl Hangups {
     }
 }
 
-impl Watched {
+impl Entry {
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -102,7 +102,7 @@ impl Watched {
     }
 }
 
-impl Watch {
+impl Hangup {
     /// Ready once the peer has closed its direction, or the connection is gone.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut watched = self.hangups.watched.borrow_mut();
@@ -118,7 +118,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Hangup {
     fn drop(&mut self) {
         // Fails if it was never added; then there is nothing to delete.
         let _ = self.hangups.epoll.delete(self.socket.as_fd());

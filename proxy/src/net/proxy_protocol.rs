@@ -22,7 +22,7 @@ const HEADER_MAX: usize = 4096;
 
 /// Where a session comes from, and where the client meant to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
+pub struct Endpoints {
     /// The client's address.
     pub source: SocketAddr,
     /// The address that the client connected to.
@@ -33,7 +33,7 @@ pub struct Origin {
 #[derive(Debug)]
 pub(crate) struct Accepted {
     /// What the header says; `None` if it speaks for its sender only (LOCAL, UNKNOWN), as health checks do.
-    pub(crate) origin: Option<Origin>,
+    pub(crate) endpoints: Option<Endpoints>,
     /// Bytes of the client that came with the header; they belong to the session.
     pub(crate) rest: Vec<u8>,
     /// Bytes that were read in all, the header's included.
@@ -60,7 +60,7 @@ pub(crate) enum HeaderError {
 /// Reads the header that `expected` asks for. Cancelling loses what was read: close the connection then.
 pub(crate) async fn accept(stream: &TcpStream, expected: AcceptProxy) -> Result<Accepted, HeaderError> {
     let config = match expected {
-        AcceptProxy::Off => return Ok(Accepted { origin: None, rest: Vec::new(), read: 0 }),
+        AcceptProxy::Off => return Ok(Accepted { endpoints: None, rest: Vec::new(), read: 0 }),
         AcceptProxy::V1 => ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: false },
         AcceptProxy::V2 => ParseConfig { include_tlvs: false, allow_v1: false, allow_v2: true },
         AcceptProxy::Any => ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true },
@@ -73,11 +73,11 @@ async fn read(stream: &TcpStream, config: ParseConfig) -> Result<Accepted, Heade
     loop {
         match ProxyHeader::parse(&bytes, config) {
             Ok((header, length)) => {
-                let origin = header
+                let endpoints = header
                     .proxied_address()
-                    .map(|address| Origin { source: address.source, destination: address.destination });
+                    .map(|address| Endpoints { source: address.source, destination: address.destination });
                 let read = bytes.len() as u64;
-                return Ok(Accepted { origin, rest: bytes.split_off(length), read });
+                return Ok(Accepted { endpoints, rest: bytes.split_off(length), read });
             }
             Err(proxy_header::Error::BufferTooShort) if bytes.len() >= HEADER_MAX => return Err(HeaderError::TooLong),
             Err(proxy_header::Error::BufferTooShort) => {}
@@ -96,10 +96,10 @@ async fn read(stream: &TcpStream, config: ParseConfig) -> Result<Accepted, Heade
 
 /// The header that tells a target where its session comes from. Mixed families cannot be said in either version:
 /// then it is the header for an unknown origin.
-pub(crate) fn encode(version: ProxyVersion, origin: Origin) -> Vec<u8> {
-    let header = match (origin.source, origin.destination) {
+pub(crate) fn encode(version: ProxyVersion, endpoints: Endpoints) -> Vec<u8> {
+    let header = match (endpoints.source, endpoints.destination) {
         (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => {
-            ProxyHeader::with_address(ProxiedAddress::stream(origin.source, origin.destination))
+            ProxyHeader::with_address(ProxiedAddress::stream(endpoints.source, endpoints.destination))
         }
         _ => ProxyHeader::with_local(),
     };

@@ -32,7 +32,7 @@ use crate::tally::Tally;
 use crate::tcp::{TcpInfo, outstanding};
 pub(crate) use flow::Head;
 use flow::{Between, Flow, Step};
-use join::{Join, Joint, Pair};
+use join::{Join, Pair, Progress};
 pub(crate) use settings::Settings;
 use silence::Silence;
 use socket::recv_early;
@@ -84,7 +84,7 @@ impl Buffers {
 
 /// The way into the kernel, for one worker.
 #[derive(Clone)]
-pub(crate) struct Kernel {
+pub(crate) struct Sockmap {
     pub(crate) fastpath: Arc<FastPath>,
     pub(crate) hangups: Rc<Hangups>,
 }
@@ -106,7 +106,7 @@ pub(crate) struct Relay<'a> {
     target: Leg,
     settings: Settings,
     worker: &'a Buffers,
-    kernel: Option<&'a Kernel>,
+    kernel: Option<&'a Sockmap>,
     join: Option<Box<Join>>,
     cell: &'a RouteCell,
     tally: &'a Tally,
@@ -139,7 +139,7 @@ impl<'a> Relay<'a> {
         head: Head,
         settings: Settings,
         worker: &'a Buffers,
-        (kernel, packet): (Option<&'a Kernel>, Option<&Arc<PacketPath>>),
+        (kernel, packet): (Option<&'a Sockmap>, Option<&Arc<PacketPath>>),
         (cell, tally): (&'a Arc<RouteCell>, &'a Tally),
     ) -> Self {
         let upload = Flow::new(Direction::Upload, settings.policy, head, (Arc::clone(cell), tally));
@@ -170,11 +170,11 @@ impl<'a> Relay<'a> {
                 let (join, cell, tally) = (&mut self.join, self.cell, self.tally);
                 poll_fn(|cx| {
                     let legs = [&self.client, &self.target];
-                    let joint = join.as_mut().map_or(Joint::Not, |join| join.poll(cx, legs));
-                    if joint == Joint::Live {
+                    let joint = join.as_mut().map_or(Progress::Not, |join| join.poll(cx, legs));
+                    if joint == Progress::Live {
                         return Poll::Ready(Next::Join);
                     }
-                    if joint != Joint::Armed {
+                    if joint != Progress::Armed {
                         let promote = join.as_ref().is_none_or(|join| !join.is_preferred());
                         (forth.promote, back.promote) = (promote, promote);
                         let polled = poll_both(cx, (upload, forth), (download, back));
@@ -189,9 +189,9 @@ impl<'a> Relay<'a> {
                         if let Some(asked) = join.as_mut().filter(|_| upload.is_resting() && download.is_resting()) {
                             let pair = Pair { legs, books: books(upload, download) };
                             match asked.rested(cx, upload.moved() + download.moved(), pair) {
-                                Joint::Live => return Poll::Ready(Next::Join),
-                                Joint::Never => *join = None,
-                                Joint::Not | Joint::Armed => {}
+                                Progress::Live => return Poll::Ready(Next::Join),
+                                Progress::Never => *join = None,
+                                Progress::Not | Progress::Armed => {}
                             }
                         }
                     }

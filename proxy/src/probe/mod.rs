@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{Group, HealthCheck, ProbeKind};
 use crate::net::dial::{DialError, FailureReason, Opening, dial};
-use crate::net::proxy_protocol::{self, Origin};
+use crate::net::proxy_protocol::{self, Endpoints};
 use crate::shared::Shared;
 use crate::stats::Counter;
 use http::AnswerError;
@@ -168,7 +168,7 @@ async fn probe(address: SocketAddr, group: &Group, check: &HealthCheck) -> Resul
 /// A target that expects a PROXY header takes nothing else first; the probe speaks for itself in it.
 async fn send_header(stream: &mut TcpStream, group: &Group) -> std::io::Result<()> {
     let Some(version) = group.send_proxy else { return Ok(()) };
-    let origin = Origin { source: stream.local_addr()?, destination: stream.peer_addr()? };
+    let origin = Endpoints { source: stream.local_addr()?, destination: stream.peer_addr()? };
     stream.write_all(&proxy_protocol::encode(version, origin)).await
 }
 

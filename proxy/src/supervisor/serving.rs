@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::doorbell::Doorbell;
 use crate::fastpath::packet::PacketPath;
 use crate::handover::{Kind, Left, Successor};
-use crate::listening::{Listening, Order};
+use crate::listening::{Command, Listening};
 use crate::reload::{self, Begun, Cause, Prepared, ReloadError, prepare};
 use crate::running::Running;
 use crate::session_log::SessionLog;
@@ -46,7 +46,7 @@ pub(super) struct Supervisor {
     pub(super) running: Arc<Running>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) listening: Listening,
-    pub(super) orders: Vec<UnboundedSender<Order>>,
+    pub(super) commands: Vec<UnboundedSender<Command>>,
     pub(super) servers: Vec<(Kind, Server)>,
     /// What watches the targets of the running configuration.
     pub(super) watch: Watch,
@@ -273,7 +273,7 @@ impl Supervisor {
     }
 
     fn begin(&mut self, template: Config, cause: Cause) -> Result<Begun, ReloadError> {
-        reload::begin(template, cause, &self.running, &mut self.listening, self.orders.len())
+        reload::begin(template, cause, &self.running, &mut self.listening, self.commands.len())
     }
 
     /// Puts a configuration in force.
@@ -285,7 +285,7 @@ impl Supervisor {
             self.resolving = self.running.names.follow(&template);
         }
         self.template = template;
-        self.listening.apply(&shared.config, bound, &self.orders);
+        self.listening.apply(&shared.config, bound, &self.commands);
         // What was ordered while this was prepared.
         shared.follow_orders();
         former.end_removed(&shared);

@@ -21,7 +21,7 @@ use crate::admin::status;
 use crate::running::Running;
 use crate::worker::Phase;
 
-pub(crate) use self::watchdog::{Heart, Pulse};
+pub(crate) use self::watchdog::{Heart, Heartbeat};
 
 /// How often the status line is looked at; it is sent only when it has changed. People read it.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);

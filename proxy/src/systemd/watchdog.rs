@@ -27,7 +27,7 @@ pub(crate) struct Heart {
 }
 
 /// A worker's side of it.
-pub(crate) struct Pulse {
+pub(crate) struct Heartbeat {
     beat: watch::Receiver<u64>,
     answer: Arc<AtomicU64>,
 }
@@ -38,10 +38,10 @@ impl Heart {
     }
 
     /// For the next worker.
-    pub(crate) fn pulse(&mut self) -> Pulse {
+    pub(crate) fn heartbeat(&mut self) -> Heartbeat {
         let answer = Arc::<AtomicU64>::default();
         self.answers.push(Arc::clone(&answer));
-        Pulse { beat: self.beat.subscribe(), answer }
+        Heartbeat { beat: self.beat.subscribe(), answer }
     }
 
     /// The workers that have not answered the last beat; then the next one.
@@ -67,7 +67,7 @@ impl Heart {
     }
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Answers until nobody asks any more.
     pub(crate) async fn answer(mut self) {
         while self.beat.changed().await.is_ok() {
@@ -76,7 +76,7 @@ impl Pulse {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         self.answer.store(ENDED, Ordering::Relaxed);
     }
@@ -91,7 +91,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_worker_that_lives_and_does_not_turn_is_silent() {
         let mut heart = Heart::new();
-        let (turning, stuck, ended) = (heart.pulse(), heart.pulse(), heart.pulse());
+        let (turning, stuck, ended) = (heart.heartbeat(), heart.heartbeat(), heart.heartbeat());
         tokio::spawn(turning.answer());
         drop(ended);
         assert_eq!(heart.beat(), [0_usize; 0], "nothing was asked yet");

@@ -138,7 +138,7 @@ impl PacketPath {
             inserted.map_err(|error| if error.is_full() { NotJoined::Full } else { NotJoined::Kernel })?;
         }
         for side in SIDES {
-            let Origin { origins, clock } = origin(legs[side], books[side], ask).map_err(kernel)?;
+            let FirstNumbers { origins, clock } = origin(legs[side], books[side], ask).map_err(kernel)?;
             joining.origins[side] = origins;
             joining.clocks[side] = clock;
         }
@@ -146,13 +146,13 @@ impl PacketPath {
     }
 }
 
-struct Origin {
+struct FirstNumbers {
     origins: (u32, u32),
     clock: u32,
 }
 
 /// What a leg's sequence numbers were before its first byte, from where they are now.
-fn origin(leg: BorrowedFd<'_>, books: Books, probe: bool) -> io::Result<Origin> {
+fn origin(leg: BorrowedFd<'_>, books: Books, probe: bool) -> io::Result<FirstNumbers> {
     /// Packets that arrive in between make the two numbers disagree; they do not arrive that often.
     const ATTEMPTS: usize = 8;
     for _ in 0..ATTEMPTS {
@@ -160,7 +160,7 @@ fn origin(leg: BorrowedFd<'_>, books: Books, probe: bool) -> io::Result<Origin> 
         let Sequences { received, sent, clock } = repair::sequences(leg, probe)?;
         if TcpInfo::of(leg)?.received == before {
             let origins = (received.wrapping_sub(before as u32), sent.wrapping_sub(books.given as u32));
-            return Ok(Origin { origins, clock });
+            return Ok(FirstNumbers { origins, clock });
         }
     }
     Err(io::ErrorKind::ResourceBusy.into())

@@ -43,7 +43,7 @@ struct Quiet {
 
 /// How far joining is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Joint {
+pub(super) enum Progress {
     /// User space may read and write.
     Not,
     /// Armed: user space must neither read nor write.
@@ -86,27 +86,27 @@ impl Join {
     }
 
     /// To be asked before user space looks at the legs. Arriving bytes, and the joint, wake the task.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, legs: [&Leg; 2]) -> Joint {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, legs: [&Leg; 2]) -> Progress {
         let is_retired = self.is_retired();
-        let Some(joining) = self.joining.as_mut().filter(|_| self.armed) else { return Joint::Not };
+        let Some(joining) = self.joining.as_mut().filter(|_| self.armed) else { return Progress::Not };
         let stand = joining.poll(cx);
         // Both are asked, so that both can wake.
         let arrived = legs.map(|leg| leg.poll_readable(cx).is_ready());
         match stand {
-            Poll::Pending if arrived == [false; 2] && !is_retired => return Joint::Armed,
-            Poll::Ready(Stand::Live) => return Joint::Live,
+            Poll::Pending if arrived == [false; 2] && !is_retired => return Progress::Armed,
+            Poll::Ready(Stand::Live) => return Progress::Live,
             Poll::Pending | Poll::Ready(_) => {}
         }
         if !joining.disarm() {
-            return Joint::Live;
+            return Progress::Live;
         }
         self.armed = false;
         self.judge.spoiled();
-        Joint::Not
+        Progress::Not
     }
 
     /// To be asked when user space has moved what it could, `moved` bytes since the session began, and rests.
-    pub(super) fn rested(&mut self, cx: &mut Context<'_>, moved: u64, pair: Pair<'_>) -> Joint {
+    pub(super) fn rested(&mut self, cx: &mut Context<'_>, moved: u64, pair: Pair<'_>) -> Progress {
         if self.is_retired() {
             return self.never(NotJoined::Retired);
         }
@@ -117,14 +117,14 @@ impl Join {
         }
         loop {
             match self.take(step, pair) {
-                Ok(Joint::Not) => {}
-                Ok(joint @ (Joint::Live | Joint::Never)) => return joint,
-                Ok(Joint::Armed) => match self.poll(cx, pair.legs) {
-                    Joint::Not => {}
+                Ok(Progress::Not) => {}
+                Ok(joint @ (Progress::Live | Progress::Never)) => return joint,
+                Ok(Progress::Armed) => match self.poll(cx, pair.legs) {
+                    Progress::Not => {}
                     joint => return joint,
                 },
                 // The leg is broken, which shows when it is read.
-                Err(_gone) => return Joint::Not,
+                Err(_gone) => return Progress::Not,
             }
             if let Some(joining) = self.joining.as_ref().filter(|_| self.asked)
                 && joining.poll_seen(cx).is_ready()
@@ -135,33 +135,33 @@ impl Join {
             }
             match self.poll_quiet(cx, moved) {
                 Poll::Ready(()) => step = self.judge.quiet(),
-                Poll::Pending => return Joint::Not,
+                Poll::Pending => return Progress::Not,
             }
         }
     }
 
-    fn take(&mut self, step: JoinStep, pair: Pair<'_>) -> io::Result<Joint> {
+    fn take(&mut self, step: JoinStep, pair: Pair<'_>) -> io::Result<Progress> {
         let sockets = [pair.legs[0].socket()?, pair.legs[1].socket()?];
         match (step, &mut self.joining) {
             (JoinStep::Watch { ask }, None) => match self.path.watch(sockets, pair.books, ask) {
-                Ok(None) => Ok(Joint::Not),
+                Ok(None) => Ok(Progress::Not),
                 Ok(Some(joining)) => {
                     self.asked = ask;
                     self.joining = Some(joining);
                     self.judge.watched();
-                    Ok(Joint::Not)
+                    Ok(Progress::Not)
                 }
                 Err(why) => Ok(self.never(why)),
             },
             (JoinStep::Arm { unseen }, Some(joining)) => Ok(match joining.arm(sockets, pair.books, unseen)? {
-                Stand::Restless | Stand::Spoiled => Joint::Not,
+                Stand::Restless | Stand::Spoiled => Progress::Not,
                 Stand::Armed => {
                     self.armed = true;
-                    Joint::Armed
+                    Progress::Armed
                 }
-                Stand::Live => Joint::Live,
+                Stand::Live => Progress::Live,
             }),
-            _ => Ok(Joint::Not),
+            _ => Ok(Progress::Not),
         }
     }
 
@@ -186,10 +186,10 @@ impl Join {
         }
     }
 
-    fn never(&mut self, why: NotJoined) -> Joint {
+    fn never(&mut self, why: NotJoined) -> Progress {
         self.judge.decided();
         self.cell.not_joined(why).add(1);
-        Joint::Never
+        Progress::Never
     }
 
     /// What a live session becomes.

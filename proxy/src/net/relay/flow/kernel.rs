@@ -14,8 +14,8 @@ use tracing::debug;
 use super::Flow;
 use crate::chain::chain;
 use crate::fastpath::{Alarm, Fallback, Promoted, Redirected};
-use crate::net::hangup::Watch;
-use crate::net::relay::Kernel;
+use crate::net::hangup::Hangup;
+use crate::net::relay::Sockmap;
 use crate::stats::Carrier;
 
 /// How often the kernel is asked whether the sink was given everything. There is no event for it.
@@ -28,7 +28,7 @@ const PACE_ROUND: Duration = Duration::from_secs(1);
 pub(super) struct Entered<'a> {
     promoted: Promoted<'static>,
     /// Tells of the source's end.
-    watch: Watch,
+    watch: Hangup,
     /// What has been counted of that which the kernel moved, and when its pace was last judged.
     counted: Redirected,
     judged: (u64, Instant),
@@ -77,7 +77,7 @@ impl<'a> Flow<'a> {
         &mut self,
         source: BorrowedFd<'static>,
         sink: BorrowedFd<'static>,
-        kernel: &Kernel,
+        kernel: &Sockmap,
         busy: &'a Cell<u32>,
     ) -> bool {
         let promoted =

@@ -8,7 +8,7 @@ use super::units::{self, written};
 
 /// The durations that an option takes, and why not others.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct DurationRange {
     pub(super) least: Duration,
     pub(super) most: Duration,
     /// The resolution of what the duration is given to.
@@ -20,7 +20,7 @@ pub(super) struct Limits {
 /// The resolution of timers.
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 
-impl Limits {
+impl DurationRange {
     /// Reads a duration within these limits.
     pub(super) fn read(&self, text: &str) -> Result<Duration, Fault> {
         let duration = units::duration(text)?;
@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_bare_number_means_what_fits() {
-        let limits = Limits { least: MILLISECOND, most: Duration::from_secs(120), step: MILLISECOND, zero: None };
+        let limits =
+            DurationRange { least: MILLISECOND, most: Duration::from_secs(120), step: MILLISECOND, zero: None };
         assert_eq!(limits.meant_by(2).unwrap(), "2s");
         assert_eq!(limits.meant_by(250).unwrap(), "250ms");
         assert_eq!(limits.meant_by(0), None);
