@@ -150,7 +150,7 @@ impl Name {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                self.fail(host, &error.to_string());
+                self.fail(host, &said(error));
                 return false;
             }
         };
@@ -238,6 +238,17 @@ async fn look_up(resolver: &TokioResolver, host: &str) -> Result<Answer, NetErro
         return Err(NetError::from("the answer has no usable address"));
     }
     Ok(Answer { addresses, until: answer.valid_until() })
+}
+
+/// An error in words for operators.
+fn said(error: &NetError) -> String {
+    if error.is_nx_domain() {
+        "there is no such name".to_owned()
+    } else if error.is_no_records_found() {
+        "the name has no address".to_owned()
+    } else {
+        error.to_string()
+    }
 }
 
 fn resolver(dns: &Dns) -> Result<TokioResolver, NetError> {

@@ -44,6 +44,7 @@ fn every_verb_has_a_page() -> Result<()> {
     let pages = fs::read_dir(folder.path())?.count();
     let own = fs::read_to_string(folder.path().join("landbridge.1"))?;
     ensure!(own.starts_with(".ie") || own.contains(".TH"), "{own}");
+    ensure!(own.contains("Exit status") && own.contains("SIGQUIT") && own.contains("RUST_LOG"), "{own}");
     for verb in VERBS {
         let page = fs::read_to_string(folder.path().join(format!("landbridge-{verb}.1"))).context(verb)?;
         ensure!(page.contains(verb) && own.contains(verb), "{page}");

@@ -24,9 +24,23 @@ use landbridge_core::failover::AdminState;
 
 use crate::config::{ADMIN_SOCKET, Config, units};
 
+/// What no verb says.
+const DETAILS: &str = "\
+Exit status: 0 done, 1 failed, 2 wrong usage, 78 the configuration is not valid.
+
+Signals of a running daemon: SIGHUP reads the configuration file again. SIGUSR1 opens the session log anew. SIGUSR2 starts the \
+program's file as the next process, which takes over. SIGTERM and SIGINT drain; a second one ends at once. SIGQUIT does as \
+SIGTERM, but leaves joined sessions to the next process.
+
+Environment: RUST_LOG chooses what is logged, such as debug or landbridge::session=debug. LANDBRIDGE_SOCKET is the daemon's \
+control socket, as --socket.
+
+Files: /etc/landbridge/landbridge.toml is the configuration of the packaged service, and \
+/usr/share/doc/landbridge/examples/landbridge.toml explains every option.";
+
 /// Joins cloud and on-premises capacity: a layer-4 TCP proxy with a kernel fast path.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = DETAILS)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

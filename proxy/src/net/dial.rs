@@ -145,7 +145,8 @@ fn prepare(target: SocketAddr, dial: &Dial, tcp: &TcpOptions, opening: Opening) 
     }
     if let Some(source) = dial.source {
         options::bind_address_no_port(&socket).map_err(refused)?;
-        socket.bind(&SocketAddr::new(source, 0).into()).map_err(failed)?;
+        let bound = socket.bind(&SocketAddr::new(source, 0).into());
+        options::check("source", source, bound).map_err(refused)?;
     }
     Ok(socket)
 }

@@ -66,7 +66,13 @@ impl Liveness {
 pub(super) fn apply(socket: &Socket, options: &TcpOptions) -> Result<(), OptionError> {
     check("TCP_NODELAY", "on", socket.set_tcp_nodelay(true))?;
     if let Some(name) = &options.congestion {
-        check("congestion", name, socket.set_tcp_congestion(name.as_bytes()))?;
+        let set = socket.set_tcp_congestion(name.as_bytes()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                io::Error::other("the kernel has no such algorithm (sysctl net.ipv4.tcp_available_congestion_control)")
+            }
+            _ => error,
+        });
+        check("congestion", name, set)?;
     }
     if let Some(name) = &options.interface {
         check("interface", name, socket.bind_device(Some(name.as_bytes())))?;
