@@ -230,7 +230,12 @@ impl Member {
 fn judge(vigil: &mut Vigil, rules: &VigilRules, joined: &mut Joined, seen: [Seen; 2]) -> Option<SessionEnd> {
     let (signs, now) = (seen.map(sign), joined.now());
     if vigil.is_blocked(signs, joined.untranslatable(), now) {
-        warn!("a joined session is reset, for its packets are fragments, or have options, that cannot be sent on");
+        let [client, target] = joined.peers();
+        warn!(
+            %client,
+            target_address = %target,
+            "a joined session is reset, for its packets are fragments, or have options, that cannot be sent on"
+        );
         return Some(SessionEnd::IntegrityReset);
     }
     match vigil.look(rules, signs, now) {

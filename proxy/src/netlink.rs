@@ -69,12 +69,13 @@ fn read(mut part: &[u8], told: &mut impl FnMut(&[u8])) -> io::Result<bool> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer over netlink is cut"));
         };
         match i32::from(u16::from_ne_bytes([header[4], header[5]])) {
-            libc::NLMSG_DONE => return Ok(true),
             // Without an error it is the acknowledgement.
-            libc::NLMSG_ERROR => match body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
-                0 => return Ok(true),
-                code => return Err(io::Error::from_raw_os_error(-code)),
-            },
+            libc::NLMSG_DONE | libc::NLMSG_ERROR => {
+                match body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
+                    0 => return Ok(true),
+                    code => return Err(io::Error::from_raw_os_error(-code)),
+                }
+            }
             _ => told(body),
         }
         // Messages begin at multiples of four bytes.

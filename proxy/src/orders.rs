@@ -38,6 +38,9 @@ pub(crate) enum Unknown {
     },
 }
 
+/// Longer than a process that takes over needs to adopt the joined sessions.
+const ADOPTED: Duration = Duration::from_secs(1);
+
 /// What the operator has ordered of a group or a target, on its way to the process that takes over. That may be another
 /// version: it leaves out what it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +191,8 @@ impl Shared {
         // A group comes before its targets, which may have a time of their own.
         for (of, left) in ending {
             let targets = self.find(&of).map(|found| self.targets_of(found)).unwrap_or_default();
+            // Joined sessions are adopted in the moments to come.
+            let left = left.max(ADOPTED);
             targets.into_iter().for_each(|id| self.end_sessions_after(id, left, SessionEnd::Drained));
         }
         self.changed.notify_one();

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::fastpath::FastPath;
-use crate::fastpath::packet::PacketPath;
+use crate::fastpath::packet::{Adopted, PacketPath};
 use crate::joined::JoinedSessions;
 use crate::listening::Command;
 use crate::net::hangup::Hangups;
@@ -137,6 +137,13 @@ async fn run(
     let worker = Rc::new(Worker { index, running, buffers: Buffers::new(), kernel, joined });
     let looks = Rc::clone(&worker.buffers.looks);
     spawn_local(async move { looks.run().await });
+    let adopt = |sessions: Vec<Adopted>| {
+        let shared = worker.running.load();
+        if let Some(joined) = &worker.joined {
+            let whose = (&worker.running, &shared);
+            sessions.into_iter().for_each(|session| joined.adopt(index, whose, session, tasks.token()));
+        }
+    };
     let mut closing = HashMap::new();
     loop {
         let command = tokio::select! {
@@ -158,14 +165,7 @@ async fn run(
                 closing.insert(number, close);
                 spawn_local(tasks.track_future(accept.run(phase.clone())));
             }
-            Some(Command::Adopt(sessions)) => {
-                let shared = worker.running.load();
-                if let Some(joined) = &worker.joined {
-                    sessions
-                        .into_iter()
-                        .for_each(|of| joined.adopt(index, (&worker.running, &shared), of, tasks.token()));
-                }
-            }
+            Some(Command::Adopt(sessions)) => adopt(sessions),
             Some(Command::Close { number }) => {
                 if let Some(close) = closing.remove(&number) {
                     close.cancel();
@@ -173,6 +173,12 @@ async fn run(
             }
             // Nobody gives commands any more: the supervisor is gone.
             None => break,
+        }
+    }
+    // A stop that comes at once finds them waiting: they are drained like those that were adopted before.
+    while let Ok(command) = commands.try_recv() {
+        if let Command::Adopt(sessions) = command {
+            adopt(sessions);
         }
     }
     tasks.close();

@@ -121,9 +121,9 @@ fn ipsec_policies() -> Result<()> {
         for _ in 0..ROUNDS {
             client.expect_echo(b"question")?;
         }
+        daemon.wait_metric(JOINS, &[], f64::from(u8::from(reason.is_none())))?;
         let metrics = daemon.metrics()?;
         ensure!(metrics.value(FALLBACKS, &[("reason", "ipsec")]) == 1.0, "{}", metrics.lines(FALLBACKS));
-        ensure!(metrics.value(JOINS, &[]) == f64::from(reason.is_none()), "{change}");
     }
     daemon.stop_at_once().map(drop)
 }

@@ -118,7 +118,7 @@ fn a_session_is_watched_when_everything_is_sent() -> Result<()> {
         stream.expect_ending(Ending::Closed)
     })?;
     // Time for the target to begin: before that nothing waits to be sent.
-    let config = Config::single(target.address()).datapath("join_quiet = \"200ms\"");
+    let config = Config::single(target.address()).datapath("join_quiet = \"1s\"");
     let daemon = Daemon::start(&net.proxy, &config)?;
     let proxy = daemon.v4();
     let mut client = net.client.enter(|| -> io::Result<TcpStream> {
@@ -130,7 +130,7 @@ fn a_session_is_watched_when_everything_is_sent() -> Result<()> {
     let bytes = [("direction", "download")];
     daemon.wait_metric("landbridge_bytes_total", &bytes, ANSWER as f64)?;
     // It is quiet again and again; the time is the subject here.
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_millis(2_500));
     let joints = daemon.metrics()?.value("landbridge_packet_joints", &[]);
     ensure!(joints == 0.0, "{joints} sessions are watched");
     client.expect(&[b'x'; ANSWER])?;

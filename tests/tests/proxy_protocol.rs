@@ -194,9 +194,10 @@ fn a_header_that_ends_too_early_closes_the_session() -> Result<()> {
         ensure!(client.read_to_ending()?.0.is_empty());
     }
     daemon.wait_ended(2, "bad_proxy_header")?;
-    // As a balancer's check.
+    // As the checks of balancers.
     drop(net.client.connect(daemon.v4())?);
-    daemon.wait_ended(1, "client_gone")?;
+    net.client.connect(daemon.v4())?.reset()?;
+    daemon.wait_metric("landbridge_sessions_total", &[("end", "client_gone")], 2.0)?;
     assert_eq!(target.accepted(), 0);
     daemon.stop().map(drop)
 }

@@ -93,7 +93,7 @@ fn describe() {
     describe_counter!("landbridge_target_connect_failures_total", "Connects to the target that failed, by reason.");
     describe_counter!(
         "landbridge_integrity_resets_total",
-        "Sessions that were reset because bytes received, read and redirected did not agree. It should stay 0."
+        "Sessions that were reset because their bytes did not agree, or because their packets can never be sent on. It should stay 0."
     );
     describe_gauge!(
         "landbridge_datapath_sessions",

@@ -30,7 +30,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 78 the configuration is not valid.
 
 Signals of a running daemon: SIGHUP reads the configuration file again. SIGUSR1 opens the session log anew. SIGUSR2 starts the \
 program's file as the next process, which takes over. SIGTERM and SIGINT drain; a second one ends at once. SIGQUIT does as \
-SIGTERM, but leaves joined sessions to the next process.
+SIGTERM, but takes no new clients from then on and leaves joined sessions to the next process.
 
 Environment: RUST_LOG chooses what is logged, such as debug or landbridge::session=debug. LANDBRIDGE_SOCKET is the daemon's \
 control socket, as --socket.

@@ -89,6 +89,9 @@ async fn read(stream: &TcpStream, config: ParseConfig) -> Result<Accepted, Heade
             Ok(0) => return Err(HeaderError::Closed),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && bytes.is_empty() => {
+                return Err(HeaderError::Silent);
+            }
             Err(error) => return Err(error.into()),
         }
     }

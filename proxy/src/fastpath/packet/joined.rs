@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +136,11 @@ impl Joined {
     /// The time by the clock of [`Seen::last_seen`].
     pub fn now(&self) -> Duration {
         now()
+    }
+
+    /// The peers of both legs, the client first.
+    pub fn peers(&self) -> [SocketAddr; 2] {
+        [0, 1].map(|side| adopt::ends(self.joint(), side, self.keys[side]).0.1)
     }
 
     /// Packets that were dropped because they cannot be translated.

@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -79,9 +78,6 @@ impl PacketPath {
         books: [Books; 2],
         ask: bool,
     ) -> Result<Option<Joining>, NotJoined> {
-        if self.has_policies.load(Relaxed) {
-            return Err(NotJoined::Ipsec);
-        }
         let kernel = |_error: io::Error| NotJoined::Kernel;
         let mut addresses_of = [None; 2];
         let mut facts = [None; 2];

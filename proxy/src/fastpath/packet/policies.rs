@@ -34,26 +34,29 @@ impl PacketPath {
         }
     }
 
-    /// Looks whether there are policies. If that cannot be told, there may be some.
+    /// Whether there are policies: then no session may be joined. Where that cannot be told, there may be some.
+    pub fn has_policies(&self) -> bool {
+        self.has_policies.load(Relaxed)
+    }
+
+    /// Looks whether there are policies.
     pub(super) fn look_at_policies(&self) {
-        let found = exist().unwrap_or_else(|error| {
-            warn!("no session is joined, for it is not known whether there are IPsec policies: {error}");
-            true
-        });
-        if self.has_policies.swap(found, Relaxed) == found {
-            return;
+        let found = exist();
+        let had = self.has_policies.swap(*found.as_ref().unwrap_or(&true), Relaxed);
+        match found {
+            Ok(true) if !had => {
+                warn!(
+                    "there are IPsec policies: no session is joined, and what is joined already goes on without them"
+                );
+            }
+            Ok(false) if had => info!("there are no IPsec policies any more: sessions are joined"),
+            Err(error) if !had => {
+                warn!("no session is joined, for it is not known whether there are IPsec policies: {error}");
+            }
+            _ => return,
         }
-        let joined = self.sessions();
-        if !found {
-            info!("there are no IPsec policies any more: sessions are joined");
-        } else if joined == 0 {
-            info!("there are IPsec policies: no session is joined");
-        } else {
-            warn!(
-                sessions = joined,
-                "there are IPsec policies now: joined sessions go on without them, no new one is joined"
-            );
-        }
+        // Those that are armed have to be told.
+        self.lock_slots().wakers().iter().for_each(|waker| waker.wake());
     }
 }
 

@@ -76,8 +76,15 @@ impl Join {
         }
     }
 
-    fn is_retired(&self) -> bool {
-        self.path.retired().is_cancelled()
+    /// Why no session is joined any more, if that is so.
+    fn hindrance(&self) -> Option<NotJoined> {
+        if self.path.is_retired() {
+            Some(NotJoined::Retired)
+        } else if self.path.has_policies() {
+            Some(NotJoined::Ipsec)
+        } else {
+            None
+        }
     }
 
     /// Whether other ways into the kernel should wait for this one.
@@ -87,13 +94,13 @@ impl Join {
 
     /// To be asked before user space looks at the legs. Arriving bytes, and the joint, wake the task.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, legs: [&Leg; 2]) -> Progress {
-        let is_retired = self.is_retired();
+        let gives_up = self.hindrance().is_some();
         let Some(joining) = self.joining.as_mut().filter(|_| self.armed) else { return Progress::Not };
         let stand = joining.poll(cx);
         // Both are asked, so that both can wake.
         let arrived = legs.map(|leg| leg.poll_readable(cx).is_ready());
         match stand {
-            Poll::Pending if arrived == [false; 2] && !is_retired => return Progress::Armed,
+            Poll::Pending if arrived == [false; 2] && !gives_up => return Progress::Armed,
             Poll::Ready(Stand::Live) => return Progress::Live,
             Poll::Pending | Poll::Ready(_) => {}
         }
@@ -107,8 +114,8 @@ impl Join {
 
     /// To be asked when user space has moved what it could, `moved` bytes since the session began, and rests.
     pub(super) fn rested(&mut self, cx: &mut Context<'_>, moved: u64, pair: Pair<'_>) -> Progress {
-        if self.is_retired() {
-            return self.never(NotJoined::Retired);
+        if let Some(why) = self.hindrance() {
+            return self.never(why);
         }
         let mut step = JoinStep::Nothing;
         if moved != self.moved {
