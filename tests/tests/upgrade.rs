@@ -30,6 +30,18 @@ impl Successor {
             Ok(Self(Pid::from_raw(id.parse()?)))
         })
     }
+
+    /// One that is asked for now, of a daemon whose sessions are joined: it leaves all of them, and ends.
+    fn of_joined(daemon: &mut Daemon) -> Result<Self> {
+        daemon.process().signal(Signal::SIGUSR2)?;
+        let successor = Self::of(daemon)?;
+        let id = daemon.process().id();
+        eventually("the old process has nothing left and ends", || {
+            ensure!(has_ended(id), "not yet");
+            Ok(())
+        })?;
+        Ok(successor)
+    }
 }
 
 impl Drop for Successor {
@@ -191,13 +203,7 @@ fn takes_sessions_along(wrapper: &[&str]) -> Result<()> {
         talk("before")?;
     }
     daemon.wait_metric("landbridge_datapath_joins_total", &[], SESSIONS as f64)?;
-    daemon.process().signal(Signal::SIGUSR2)?;
-    let _successor = Successor::of(&mut daemon)?;
-    let id = daemon.process().id();
-    eventually("the old process has nothing left and ends", || {
-        ensure!(has_ended(id), "not yet");
-        Ok(())
-    })?;
+    let _successor = Successor::of_joined(&mut daemon)?;
     daemon.wait_metric("landbridge_datapath_adoptions_total", &[], SESSIONS as f64)?;
     talk("after")?;
     drop(clients);
@@ -264,15 +270,9 @@ fn an_upgrade_keeps_what_the_operator_has_ordered() -> Result<()> {
     daemon.cli_good(&["set", "weight", "first/gpu", "7", "--for", "1h"])?;
     daemon.cli_good(&["set", "weight", "second", "9"])?;
     daemon.cli_good(&["set", "state", "first", "draining"])?;
-    daemon.process().signal(Signal::SIGUSR2)?;
-    let _successor = Successor::of(&mut daemon)?;
-    let id = daemon.process().id();
-    eventually("the old process has nothing left and ends", || {
-        ensure!(has_ended(id), "not yet");
-        Ok(())
-    })?;
+    let _successor = Successor::of_joined(&mut daemon)?;
     let status: Value = serde_json::from_str(&daemon.cli_good(&["status", "--json"])?)?;
-    ensure!(status["process"] != id, "{status}");
+    ensure!(status["process"] != daemon.process().id(), "{status}");
     let (first, second) = (&status["groups"][0], &status["groups"][1]);
     assert_eq!((&first["state"], &second["state"]), (&"draining".into(), &"active".into()));
     let weight = &first["targets"][0]["weight"];

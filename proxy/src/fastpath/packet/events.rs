@@ -43,6 +43,6 @@ impl Audience for PacketPath {
 
     /// Owners look at all of their sessions each second.
     fn tell_all(&self) {
-        self.lock_slots().wakers().iter().for_each(|waker| waker.wake());
+        self.wake_all();
     }
 }

@@ -206,8 +206,13 @@ impl PacketPath {
         }
         self.retired.cancel();
         // Those that are armed have to be told.
-        self.lock_slots().wakers().iter().for_each(|waker| waker.wake());
+        self.wake_all();
         true
+    }
+
+    /// Has every session look at its joint.
+    fn wake_all(&self) {
+        self.lock_slots().wakers().iter().for_each(|waker| waker.wake());
     }
 
     /// Lets another process have what is pinned; returns the sockets that hold the ports of the joined sessions. To be

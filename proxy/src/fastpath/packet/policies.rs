@@ -56,7 +56,7 @@ impl PacketPath {
             _ => return,
         }
         // Those that are armed have to be told.
-        self.lock_slots().wakers().iter().for_each(|waker| waker.wake());
+        self.wake_all();
     }
 }
 
