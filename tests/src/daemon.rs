@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::config::ADMIN;
@@ -146,6 +147,12 @@ impl Daemon {
         let finished = self.cli(arguments)?;
         ensure!(finished.code() == 0, "{arguments:?}: {finished:?}");
         Ok(finished.stdout)
+    }
+
+    /// What a verb prints with `--json`; an error unless it is good.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let arguments = [arguments, &["--json"]].concat();
+        serde_json::from_str(&self.cli_good(&arguments)?).with_context(|| format!("{arguments:?}"))
     }
 
     fn change_text(&self, text: &str) -> Result<()> {

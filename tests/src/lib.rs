@@ -9,6 +9,7 @@ mod client;
 mod config;
 pub mod crowd;
 mod daemon;
+pub mod docs;
 mod hold;
 mod host;
 mod http;

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{Sample, Scripted};
 use landbridge_tests::{Config, Daemon, Group, Net, PATIENCE, eventually};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 const CLIENTS: usize = 4;
 
@@ -54,7 +53,7 @@ impl Scene {
 
     /// The clients whose session is on the first server.
     fn on_first(&self) -> Result<BTreeSet<SocketAddr>> {
-        let listed: Value = serde_json::from_str(&self.daemon.cli_good(&["sessions", "--json"])?)?;
+        let listed = self.daemon.json(&["sessions"])?;
         let first = self.servers[0].address().to_string();
         let of_first = listed.as_array().context("a list")?.iter().filter(|of| of["target"] == first.as_str());
         of_first.map(|of| Ok(of["client"].as_str().context("a client")?.parse()?)).collect()

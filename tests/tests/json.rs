@@ -1,12 +1,10 @@
 //! What `--json` prints, against `docs/json.md`.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Scripted;
-use landbridge_tests::{Config, Daemon, Group, Net, eventually};
+use landbridge_tests::{Config, Daemon, Group, Net, docs, eventually};
 use serde_json::Value;
 
 #[test]
@@ -17,8 +15,9 @@ fn every_field_is_documented_and_every_documented_one_printed() -> Result<()> {
     let _session = net.client.connect(daemon.v4())?;
     let file = daemon.file().to_str().context("the path is no text")?;
     eventually("a session is listed", || {
-        let listed: Value = serde_json::from_str(&daemon.cli_good(&["sessions", "--json"])?)?;
-        Ok(listed.as_array().is_some_and(|sessions| !sessions.is_empty()))
+        let listed = daemon.json(&["sessions"])?;
+        ensure!(listed.as_array().is_some_and(|sessions| !sessions.is_empty()), "{listed}");
+        Ok(())
     })?;
 
     let mut printed = BTreeSet::new();
@@ -29,13 +28,12 @@ fn every_field_is_documented_and_every_documented_one_printed() -> Result<()> {
         &["check", "--against-running", file],
         &["reload"],
     ] {
-        let answer = daemon.cli_good(&[verb, &["--json"]].concat())?;
-        collect(&serde_json::from_str(&answer).with_context(|| format!("{verb:?}: {answer}"))?, &mut printed);
+        collect(&daemon.json(verb)?, &mut printed);
     }
     // The machine may lack something: then the exit code says so, and the document is there all the same.
     collect(&serde_json::from_str(&daemon.cli_alone(&["doctor", "--json", "--config", file])?.stdout)?, &mut printed);
 
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/json.md"))?;
+    let page = docs::page("json.md")?;
     let missing: Vec<_> = printed.iter().filter(|field| !page.contains(&format!("`{field}`"))).collect();
     ensure!(missing.is_empty(), "docs/json.md lacks the fields {missing:?}");
     let unknown: Vec<_> = always(&page).filter(|field| !printed.contains(*field)).collect();

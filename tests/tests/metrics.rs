@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{Checked, DnsServer, Echo, Scripted};
-use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt, Tool, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Group, Net, SocketExt, Tool, docs, eventually};
 
 /// What a page or a scrape says of one metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +19,9 @@ struct Metric {
     meaning: String,
 }
 
-/// A page of the documentation.
-fn page(name: &str) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
-    fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
-
 /// The rows of the table in `docs/metrics.md`.
 fn documented() -> Result<BTreeMap<String, Metric>> {
-    let page = page("metrics.md")?;
+    let page = docs::page("metrics.md")?;
     let mut metrics = BTreeMap::new();
     for row in page.lines().filter(|line| line.starts_with("| `landbridge_")) {
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
@@ -106,7 +100,7 @@ fn the_page_about_metrics_tells_what_is_published() -> Result<()> {
 
 /// The codes in `docs/metrics.md`, by what its table says they are of.
 fn documented_codes() -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let page = page("metrics.md")?;
+    let page = docs::page("metrics.md")?;
     let (_, table) = page.split_once("## Codes").context("a list of codes")?;
     let mut codes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut of = String::new();
@@ -171,7 +165,7 @@ fn every_metric_and_every_code_is_looked_for_by_a_test() -> Result<()> {
     let unnamed = |name: &String| !["", "_count"].iter().any(|suffix| is_named(&format!("{name}{suffix}")));
     let unnamed: Vec<_> = documented()?.into_keys().filter(unnamed).collect();
     ensure!(unnamed.is_empty(), "no test looks for {unnamed:?}");
-    let page = page("operations.md")?;
+    let page = docs::page("operations.md")?;
     let (_, ends) = page.split_once("| `end` | what happened |").context("a list of ends")?;
     let ends = ends.split("\n\n").next().unwrap_or_default();
     let ends =

@@ -49,14 +49,8 @@ impl Pair {
     }
 }
 
-/// What a verb prints with `--json`.
-fn json(daemon: &Daemon, arguments: &[&str]) -> Result<Value> {
-    let arguments = [arguments, &["--json"]].concat();
-    serde_json::from_str(&daemon.cli_good(&arguments)?).with_context(|| format!("{arguments:?}"))
-}
-
 fn status(daemon: &Daemon) -> Result<Value> {
-    json(daemon, &["status"])
+    daemon.json(&["status"])
 }
 
 fn run(host: &Host, arguments: &[&str]) -> Result<landbridge_tests::Finished> {
@@ -132,7 +126,7 @@ fn sessions_are_listed() -> Result<()> {
     let pair = Pair::start()?;
     let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
     let (streams, _) = pair.sessions(&daemon, 3)?;
-    let listed = json(&daemon, &["sessions"])?;
+    let listed = daemon.json(&["sessions"])?;
     let listed = listed.as_array().context("a list")?;
     assert_eq!(listed.len(), 3);
     for stream in &streams {
@@ -142,7 +136,7 @@ fn sessions_are_listed() -> Result<()> {
     ensure!(daemon.cli_good(&["sessions"])?.contains("onprem/first"));
     drop(streams);
     eventually("none is left", || {
-        let listed = json(&daemon, &["sessions"])?;
+        let listed = daemon.json(&["sessions"])?;
         ensure!(listed.as_array().is_some_and(Vec::is_empty), "{listed}");
         Ok(())
     })?;
@@ -155,7 +149,7 @@ fn sessions_are_shut_down_and_new_ones_come() -> Result<()> {
     let mut daemon = Daemon::start(&pair.net.proxy, &pair.config())?;
     let (streams, shares) = pair.sessions(&daemon, 4)?;
     assert_eq!(shares, BTreeMap::from([('a', 2), ('b', 2)]));
-    let answer = json(&daemon, &["shutdown", "sessions", "onprem/first"])?;
+    let answer = daemon.json(&["shutdown", "sessions", "onprem/first"])?;
     assert_eq!(answer["groups"][0]["targets"][0]["state"], "active");
     daemon.wait_ended(2, "shut_down")?;
     let (more, shares) = pair.sessions(&daemon, 2)?;
@@ -204,14 +198,14 @@ fn weights_change_at_once_and_outlast_reloads() -> Result<()> {
     let told = format!("~ {of}: 1 -> 2 (the operator's 5 stays in force)\n");
     assert_eq!(daemon.cli_good(&["reload"])?, told);
     daemon.wait_metric("landbridge_target_weight", &[("target", "first")], 5.0)?;
-    let answer = json(&daemon, &["set", "weight", "onprem/first", "config"])?;
+    let answer = daemon.json(&["set", "weight", "onprem/first", "config"])?;
     let weight = serde_json::json!({ "weight": 2, "origin": "config" });
     assert_eq!(answer["groups"][0]["targets"][0]["weight"], weight);
     assert_eq!(daemon.cli(&["set", "weight", "onprem/first", "config", "--for", "1h"])?.code(), 1);
     daemon.change(&pair.config())?;
     assert_eq!(daemon.cli_good(&["reload"])?, format!("~ {of}: 2 -> 1\n"));
 
-    let answer = json(&daemon, &["set", "weight", "onprem", "0"])?;
+    let answer = daemon.json(&["set", "weight", "onprem", "0"])?;
     assert_eq!(answer["groups"][0]["weight"]["weight"], 0);
     ensure!(pair.net.client.connect(daemon.v4())?.read_to_ending()?.0.is_empty(), "a group of weight 0 takes nothing");
     daemon.stop_at_once().map(drop)
@@ -240,7 +234,7 @@ fn one_target_drains_with_a_deadline_and_progress() -> Result<()> {
     // The state outlasts a reload, and an active target serves at once.
     daemon.reload(&pair.config())?;
     assert_eq!(pair.sessions(&daemon, 3)?.1, BTreeMap::from([('b', 3)]));
-    let answer = json(&daemon, &["set", "state", "onprem/first", "active"])?;
+    let answer = daemon.json(&["set", "state", "onprem/first", "active"])?;
     assert_eq!(answer["groups"][0]["targets"][0]["state"], "active");
     assert_eq!(pair.sessions(&daemon, 4)?.1, BTreeMap::from([('a', 2), ('b', 2)]));
     daemon.stop_at_once().map(drop)
@@ -335,14 +329,14 @@ fn a_reload_and_its_plan_are_told() -> Result<()> {
     let plan = daemon.cli_good(&["check", &file, "--against-running"])?;
     ensure!(plan.contains("~ listener main: max_connections: 20000 -> 7"), "{plan}");
     let changes = serde_json::json!(["~ listener main: max_connections: 20000 -> 7"]);
-    assert_eq!(json(&daemon, &["check", &file, "--against-running"])?["changes"], changes);
+    assert_eq!(daemon.json(&["check", &file, "--against-running"])?["changes"], changes);
     assert_eq!(status(&daemon)?["generation"], 1);
     let told = daemon.cli_good(&["reload"])?;
     assert_eq!(told, "~ listener main: max_connections: 20000 -> 7\n");
     ensure!(daemon.cli_good(&["check", &file, "--against-running"])?.contains("nothing would change"));
     daemon.change(&pair.config())?;
     let back = serde_json::json!(["~ listener main: max_connections: 7 -> 20000"]);
-    assert_eq!(json(&daemon, &["reload"])?["changes"], back);
+    assert_eq!(daemon.json(&["reload"])?["changes"], back);
 
     std::fs::write(daemon.file(), "[[listener]]\nname = 7\n")?;
     let refused = daemon.cli(&["reload"])?;

@@ -2,18 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::{Checked, Echo};
-use landbridge_tests::{Config, Daemon, Group, Host, Net, PATIENCE, Process, SocketExt, Tool, eventually};
+use landbridge_tests::{Config, Daemon, Group, Host, Net, PATIENCE, Process, SocketExt, Tool, docs, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
-
-fn docs(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(path)
-}
 
 /// A Prometheus on the host of the daemon.
 struct Prometheus {
@@ -28,7 +23,7 @@ impl Prometheus {
     fn start(host: &Host) -> Result<Self> {
         let folder = TempDir::new()?;
         // Alerts wait for minutes; here they are to be seen at once.
-        let rules = fs::read_to_string(docs("prometheus/rules.yml"))?;
+        let rules = docs::page("prometheus/rules.yml")?;
         let impatient = rules.lines().filter(|line| !line.trim_start().starts_with("for: "));
         fs::write(folder.path().join("rules.yml"), impatient.collect::<Vec<_>>().join("\n"))?;
         let config = folder.path().join("prometheus.yml");
@@ -87,7 +82,7 @@ fn scraped(net: &Net) -> Result<(Daemon, Prometheus, Echo, Checked)> {
 
 /// Every query of the dashboard, with its variables filled in.
 fn dashboard() -> Result<Vec<(String, String)>> {
-    let board: Value = serde_json::from_str(&fs::read_to_string(docs("grafana/landbridge.json"))?)?;
+    let board: Value = serde_json::from_str(&docs::page("grafana/landbridge.json")?)?;
     let panels = board["panels"].as_array().context("panels")?;
     let queries = panels.iter().flat_map(|panel| {
         let title = panel["title"].as_str().unwrap_or_default();
@@ -151,13 +146,13 @@ fn alerts_fire_when_something_is_wrong_and_only_then() -> Result<()> {
 
 #[test]
 fn every_alert_is_explained_and_well_formed() -> Result<()> {
-    let rules = docs("prometheus/rules.yml");
+    let rules = docs::path("prometheus/rules.yml");
     let checked =
         Process::start("promtool", Tool::Promtool.here()?.args(["check", "rules"]).arg(&rules))?.succeed(PATIENCE)?;
     ensure!(checked.contains("SUCCESS"), "{checked}");
     let rules = fs::read_to_string(rules)?;
     let alerts: BTreeSet<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-    let page = fs::read_to_string(docs("operations.md"))?;
+    let page = docs::page("operations.md")?;
     let explained: BTreeSet<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     assert_eq!(alerts, explained);
     Ok(())

@@ -28,7 +28,7 @@ fn status_says(daemon: &Daemon, leg: &str) -> Result<()> {
     let table = daemon.cli_good(&["status"])?;
     let row = table.lines().find(|line| line.starts_with("onprem ") && line.contains("able")).unwrap_or_default();
     ensure!(row.split_whitespace().last() == Some(leg), "{table}");
-    let json: serde_json::Value = serde_json::from_str(&daemon.cli_good(&["status", "--json"])?)?;
+    let json = daemon.json(&["status"])?;
     ensure!(json["groups"][0]["slow"] == leg, "{json}");
     Ok(())
 }

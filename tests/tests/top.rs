@@ -111,7 +111,7 @@ fn start(net: &Net) -> Result<(Echo, Daemon)> {
 }
 
 fn target(daemon: &Daemon) -> Result<Value> {
-    let status: Value = serde_json::from_str(&daemon.cli_good(&["status", "--json"])?)?;
+    let status = daemon.json(&["status"])?;
     Ok(status["groups"][0]["targets"][0].clone())
 }
 

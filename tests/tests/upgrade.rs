@@ -12,7 +12,6 @@ use landbridge_tests::targets::{Echo, Streaming};
 use landbridge_tests::{Config, Daemon, Ending, Group, Net, ON_OLD_KERNEL, PATIENCE, SocketExt, binary, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use tempfile::TempDir;
 
 const DRAIN: &str = "drain_timeout = \"20s\"";
@@ -271,7 +270,7 @@ fn an_upgrade_keeps_what_the_operator_has_ordered() -> Result<()> {
     daemon.cli_good(&["set", "weight", "second", "9"])?;
     daemon.cli_good(&["set", "state", "first", "draining"])?;
     let _successor = Successor::of_joined(&mut daemon)?;
-    let status: Value = serde_json::from_str(&daemon.cli_good(&["status", "--json"])?)?;
+    let status = daemon.json(&["status"])?;
     ensure!(status["process"] != daemon.process().id(), "{status}");
     let (first, second) = (&status["groups"][0], &status["groups"][1]);
     assert_eq!((&first["state"], &second["state"]), (&"draining".into(), &"active".into()));
