@@ -134,6 +134,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
             give_up_privileges(false);
             let servers = admins(&packet).start(&first.config, inherited.as_mut())?;
             if !verdicts.await {
+                servers.into_iter().for_each(|(_, server)| server.end());
                 return Ok(());
             }
             (servers, packet, shadows)

@@ -415,9 +415,9 @@ fn the_socket_is_for_owner_and_group_and_taken_over_only_from_the_dead() -> Resu
     assert_eq!(mode & 0o777, 0o660);
     let socket = daemon.socket();
     daemon.stop_at_once()?;
+    ensure!(!socket.exists(), "a daemon that has ended leaves {} behind", socket.display());
 
     // What a daemon leaves behind that was killed.
-    std::fs::remove_file(&socket).ok();
     drop(UnixListener::bind(&socket)?);
     let config = format!("{}", pair.config()).replace("\"off\"", &format!("{:?}", socket.display().to_string()));
     let file = socket.with_file_name("stale.toml");

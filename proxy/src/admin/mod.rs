@@ -13,6 +13,7 @@ mod ready;
 pub(crate) mod status;
 
 use std::convert::Infallible;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,7 +26,7 @@ use hyper::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -107,9 +108,20 @@ impl Server {
         Ok(Self { socket, task: task.abort_handle() })
     }
 
-    /// Accepts no more; what is answered now is still answered.
+    /// Accepts no more, for another process does; what is answered now is still answered.
     pub(crate) fn stop(self) {
         self.task.abort();
+    }
+
+    /// Accepts no more and leaves no file behind: no process serves it after this one.
+    pub(crate) fn end(self) {
+        let address = SockRef::from(&self.socket).local_addr();
+        if let Some(path) = address.as_ref().ok().and_then(SockAddr::as_pathname)
+            && let Err(error) = fs::remove_file(path)
+        {
+            debug!("cannot remove {}: {error}", path.display());
+        }
+        self.stop();
     }
 }
 

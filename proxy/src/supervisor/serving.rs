@@ -177,7 +177,10 @@ impl Supervisor {
                     }
                 }
                 ended = ended.next() => match ended {
-                    None => return Ok(()),
+                    None => {
+                        self.servers.drain(..).for_each(|(_, server)| server.end());
+                        return Ok(());
+                    }
                     Some(result) => result?,
                 },
             }
