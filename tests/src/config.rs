@@ -56,7 +56,7 @@ impl Config {
     }
 
     /// The path of the control socket.
-    pub(crate) fn socket(mut self, path: &Path) -> Self {
+    pub fn socket(mut self, path: &Path) -> Self {
         self.socket = path.display().to_string();
         self
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -234,6 +234,32 @@ fn clients_wait_while_an_activated_daemon_is_restarted() -> Result<()> {
     waiting.expect_echo(b"nobody was there, and nothing is lost")?;
     drop(waiting);
     second.stop().map(drop)
+}
+
+#[test]
+fn the_control_socket_of_systemd_outlives_the_daemon() -> Result<()> {
+    let net = Net::new(1)?;
+    let folder = TempDir::new()?;
+    let [path, file] = ["admin.sock", "landbridge.toml"].map(|name| folder.path().join(name));
+    fs::write(&file, Config::single(net.targets[0].v4(9000)).socket(&path).to_string())?;
+    let socket: OwnedFd = UnixListener::bind(&path)?.into();
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    let script = format!("exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", socket.as_raw_fd());
+    let mut command = net.proxy.command("bash");
+    command.args(["-c", &script, "bash"]).arg(binary("landbridge")?).arg("run").arg("--config").arg(&file);
+    let mut daemon = Process::start("landbridge", &mut command)?;
+    eventually("it is ready", || {
+        ensure!(daemon.stderr().contains("ready"), "{}", daemon.stderr());
+        Ok(())
+    })?;
+    let mut status = net.proxy.command(binary("landbridge")?);
+    status.arg("status").arg("--socket").arg(&path);
+    ensure!(Process::start("landbridge", &mut status)?.succeed(PATIENCE)?.contains("serving"));
+    daemon.signal(Signal::SIGTERM)?;
+    let finished = daemon.finish(PATIENCE)?;
+    ensure!(finished.code() == 0, "{finished:?}");
+    UnixStream::connect(&path).context("systemd still listens there")?;
+    Ok(())
 }
 
 #[test]

@@ -79,15 +79,16 @@ pub(crate) fn start(
     reloads: UnboundedSender<ReloadWish>,
 ) -> Result<Server, ControlError> {
     let failed = |source| ControlError { path: path.to_owned(), source };
-    let socket = match inherited.filter(|socket| is_at(socket, path)) {
-        Some(socket) => socket,
-        None => bind(path).map_err(failed)?,
+    let (socket, file) = match inherited.filter(|socket| is_at(socket, path)) {
+        Some(socket) => (socket, None),
+        None => (bind(path).map_err(failed)?, Some(path.to_owned())),
     };
     let listener = UnixListener::from_std(socket.try_clone().map_err(failed)?.into()).map_err(failed)?;
     info!(path = %path.display(), "control socket");
     let control = Arc::new(Control { running, phase, reloads });
     let serve = move |stream| serve(Arc::clone(&control), stream);
-    Server::start(socket.as_fd(), listener, "control socket", serve).map_err(failed)
+    let server = Server::start(socket.as_fd(), listener, "control socket", serve).map_err(failed)?;
+    Ok(Server { file, ..server })
 }
 
 /// Whether a socket that was handed over is the one of this configuration.

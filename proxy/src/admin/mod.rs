@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use hyper::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -79,6 +80,8 @@ pub(crate) struct Server {
     /// Its listening socket.
     pub(crate) socket: OwnedFd,
     task: AbortHandle,
+    /// What this process made in the file system to be reached by. One that was handed over may be systemd's.
+    file: Option<PathBuf>,
 }
 
 impl Server {
@@ -105,7 +108,7 @@ impl Server {
                 }
             }
         });
-        Ok(Self { socket, task: task.abort_handle() })
+        Ok(Self { socket, task: task.abort_handle(), file: None })
     }
 
     /// Accepts no more, for another process does; what is answered now is still answered.
@@ -115,11 +118,10 @@ impl Server {
 
     /// Accepts no more and leaves no file behind: no process serves it after this one.
     pub(crate) fn end(self) {
-        let address = SockRef::from(&self.socket).local_addr();
-        if let Some(path) = address.as_ref().ok().and_then(SockAddr::as_pathname)
-            && let Err(error) = fs::remove_file(path)
+        if let Some(file) = &self.file
+            && let Err(error) = fs::remove_file(file)
         {
-            debug!("cannot remove {}: {error}", path.display());
+            debug!("cannot remove {}: {error}", file.display());
         }
         self.stop();
     }
