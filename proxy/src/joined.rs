@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
+use crate::account::Account;
 use crate::blocks::Blocks;
 use crate::config::{Listener, TcpOptions};
 use crate::fastpath::packet::{Ending, IDLE_LIMIT, Joined, Lifetime, PacketPath, Seen};
-use crate::session::Account;
 use crate::stats::{Carrier, Direction, Presence};
 
 use self::adopted::Orphan;
@@ -58,8 +58,6 @@ struct Member {
     account: Account,
     _presences: [Presence; 2],
     vigil: Vigil,
-    /// Bytes that were counted, from the client and from the target.
-    counted: [u64; 2],
     looked: JoinedLook,
     _alive: TaskTrackerToken,
 }
@@ -91,21 +89,13 @@ impl JoinedSessions {
         // The target may owe an answer to what user space has sent it.
         let asked = (read[1] == 0 && read[0] > 0).then(|| joined.now());
         let moved_at = Some(joined.now());
-        self.enter(joined, [0; 2], account, (vigil, JoinedLook { asked, moved_at, ..JoinedLook::default() }), alive);
+        self.enter(joined, account, (vigil, JoinedLook { asked, moved_at, ..JoinedLook::default() }), alive);
     }
 
-    /// `counted`: the bytes that were counted before, from the client and from the target.
-    fn enter(
-        &self,
-        joined: Joined,
-        counted: [u64; 2],
-        account: Account,
-        (vigil, looked): (Vigil, JoinedLook),
-        alive: TaskTrackerToken,
-    ) {
+    fn enter(&self, joined: Joined, account: Account, (vigil, looked): (Vigil, JoinedLook), alive: TaskTrackerToken) {
         let presences =
             Direction::ALL.map(|direction| Presence::new(Arc::clone(&account.cell), direction, Carrier::Packet));
-        let member = Member { joined, account, _presences: presences, vigil, counted, looked, _alive: alive };
+        let member = Member { joined, account, _presences: presences, vigil, looked, _alive: alive };
         let number = self.members.borrow_mut().insert(member);
         if let Some(Member { joined, account, .. }) = self.members.borrow_mut().get_mut(number) {
             joined.notify(self.ending.clone(), number);
@@ -191,15 +181,14 @@ impl Member {
     /// Counts what has moved and says how the session has ended, or has to.
     fn look(&mut self, is_round: bool) -> Option<SessionEnd> {
         let seen = self.joined.seen();
-        let before = self.counted;
+        let before = Direction::ALL.map(|direction| self.account.tally.carried(direction, Carrier::Packet));
         for (side, direction) in Direction::ALL.into_iter().enumerate() {
-            let new = seen[side].bytes - self.counted[side];
-            self.counted[side] = seen[side].bytes;
+            let new = seen[side].bytes - before[side];
             self.account.cell.bytes(direction, Carrier::Packet).add(new);
             self.account.tally.add(direction, Carrier::Packet, new);
             self.account.answered |= direction == Direction::Download && new > 0;
         }
-        if self.counted != before {
+        if seen.map(|seen| seen.bytes) != before {
             self.looked.moved_at = Some(self.joined.now());
         }
         self.take_samples(&seen, before, is_round);
@@ -262,14 +251,14 @@ impl Member {
                 trip.set(Some(seen.round_trip));
             }
         }
-        if self.counted[1] > 0 && tally.first_byte.get().is_none() {
+        if seen[1].bytes > 0 && tally.first_byte.get().is_none() {
             let [client, target] = self.joined.samples();
             if let Some(answered) = target.first_byte {
                 self.account.note_first_byte(client.first_byte, answered);
             }
         }
         if is_round {
-            let moved = [0, 1].map(|side| self.counted[side] > before[side]);
+            let moved = [0, 1].map(|side| seen[side].bytes > before[side]);
             let look = self.looked.look(seen, moved, self.joined.now());
             self.account.cell.looked.take(&look.0, look.1);
             if self.looked.begins_to_stall(&seen[1], look.1[1]) {

@@ -1,5 +1,6 @@
 //! landbridge: a layer-4 TCP proxy that joins cloud and on-premises capacity.
 
+mod account;
 pub mod admin;
 mod blocks;
 pub mod chain;

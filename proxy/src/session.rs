@@ -6,18 +6,16 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use landbridge_common::packet::Origin;
 use landbridge_core::end::SessionEnd;
 use landbridge_core::select::TargetId;
 use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use crate::account::Account;
 use crate::chain::chain;
-use crate::config::{Group, Listener};
-use crate::fastpath::packet;
 use crate::joined;
 use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
@@ -25,11 +23,9 @@ use crate::net::path;
 use crate::net::proxy_protocol::{self, Endpoints, HeaderError};
 use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
-use crate::running::Running;
-use crate::session_log::{Record, Served, SessionLog};
+use crate::session_log::Record;
 use crate::shared::{Lease, Shared};
 use crate::stats::{Carrier, Direction, RouteCell};
-use crate::tally::Tally;
 use crate::worker::Worker;
 
 /// Serves the connection `client` from `peer`, which the listener of that index accepted on `worker`; `place` is its one
@@ -72,121 +68,6 @@ struct Connected {
     /// When the first target was chosen, and when the last one was connected.
     chosen: Instant,
     at: Instant,
-}
-
-/// What a session is counted by as long as it lives; its end is counted when this is dropped.
-pub(crate) struct Account {
-    /// The counters of its route on its worker.
-    pub(crate) cell: Arc<RouteCell>,
-    /// How it ended, as far as is known.
-    pub(crate) end: SessionEnd,
-    /// Whether the target sent a byte, as far as is known.
-    pub(crate) answered: bool,
-    /// Its target; [`Lease::cut`] says when the session has to end for that target's sake.
-    pub(crate) lease: Lease,
-    /// What is noted of it.
-    pub(crate) tally: Tally,
-    accepted: Instant,
-    /// When its target was connected.
-    pub(crate) began: Instant,
-    shared: Arc<Shared>,
-    running: Arc<Running>,
-    listener: usize,
-    _place: Place,
-}
-
-impl Account {
-    /// The account of a session that a former process has joined; what that has counted is to be noted in its tally.
-    pub(crate) fn adopted(
-        (running, shared): (&Arc<Running>, &Arc<Shared>),
-        (listener, worker): (usize, usize),
-        (lease, place): (Lease, Place),
-        began: Instant,
-    ) -> Self {
-        let cell = Arc::clone(shared.stats.route(listener, lease.id(), worker));
-        let shared = Arc::clone(shared);
-        let running = Arc::clone(running);
-        let is_logged = running.session_log.as_ref().is_some_and(SessionLog::chooses);
-        Self {
-            cell,
-            end: SessionEnd::Drained,
-            answered: true,
-            lease,
-            tally: Tally::new(is_logged, 1, Duration::ZERO, Duration::ZERO),
-            accepted: began,
-            began,
-            shared,
-            running,
-            listener,
-            _place: place,
-        }
-    }
-
-    /// The session's target acknowledges nothing.
-    pub(crate) fn stalled(&self) {
-        self.shared.stalled(self.lease.id());
-    }
-
-    /// Whose session this is, for a process that comes later.
-    pub(crate) fn origin(&self, read: [u64; 2]) -> Origin {
-        let names = (&*self.listener().name, &*self.group().name);
-        packet::origin(names, (self.began, self.lease.client()), read)
-    }
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        debug!(end = self.end.code(), "session ended");
-        self.cell.ends.of(self.end).add(1);
-        self.cell.haste.ended(self.began.elapsed());
-        self.shared.session_ended(self.lease.id(), self.end, self.answered);
-        if let Some(log) = self.running.session_log.as_ref().filter(|_| self.tally.is_logged) {
-            log.write(self.record());
-        }
-    }
-}
-
-impl Account {
-    /// Its listener.
-    pub(crate) fn listener(&self) -> &Listener {
-        &self.shared.config.listeners[self.listener]
-    }
-
-    /// The group of its target.
-    pub(crate) fn group(&self) -> &Group {
-        self.shared.target(self.lease.id()).0
-    }
-
-    /// Takes note of the target's first byte, which was sent on at `answered`; `asked`: when the client's was, if that was not
-    /// in user space.
-    pub(crate) fn note_first_byte(&self, asked: Option<Instant>, answered: Instant) {
-        let asked = self.tally.asked.get().map(|since| self.began + since).or(asked).unwrap_or(self.began);
-        let took = answered.saturating_duration_since(asked);
-        self.cell.first_byte_times.record(took);
-        self.tally.first_byte.set(Some(took));
-    }
-
-    fn record(&self) -> Record {
-        let Tally { tries, queue, connect, first_byte, round_trips, .. } = &self.tally;
-        let served = Served {
-            target: self.lease.id(),
-            tries: *tries,
-            queue: *queue,
-            connect: *connect,
-            first_byte: first_byte.get(),
-            bytes: self.tally.bytes(),
-            round_trips: round_trips.each_ref().map(std::cell::Cell::get),
-        };
-        Record {
-            ended: SystemTime::now(),
-            shared: Arc::clone(&self.shared),
-            listener: self.listener,
-            client: self.lease.client(),
-            end: self.end,
-            total: self.accepted.elapsed(),
-            served: Some(served),
-        }
-    }
 }
 
 /// A session that has no target yet; its end is counted when this is dropped.
@@ -267,23 +148,9 @@ impl Session<'_> {
     /// future keeps room for whatever passes through it.
     fn account(&self, begun: Begun, place: Place) -> (Head, Leg, Account) {
         let Begun { head, rest, connected: Connected { leg, lease, tries, chosen, at } } = begun;
-        let running = Arc::clone(&self.worker.running);
-        let is_logged = running.session_log.as_ref().is_some_and(SessionLog::chooses);
-        let tally = Tally::new(is_logged, tries, chosen - self.accepted, at - chosen);
-        tally.add(Direction::Upload, Carrier::Copy, rest);
-        let account = Account {
-            cell: Arc::clone(self.route(lease.id())),
-            end: SessionEnd::Drained,
-            answered: false,
-            lease,
-            tally,
-            accepted: self.accepted,
-            began: at,
-            shared: Arc::clone(&self.shared),
-            running,
-            listener: self.listener,
-            _place: place,
-        };
+        let (whose, indices) = ((&self.worker.running, &self.shared), (self.listener, self.worker.index));
+        let account = Account::new(whose, indices, (lease, place), tries, [self.accepted, chosen, at]);
+        account.tally.add(Direction::Upload, Carrier::Copy, rest);
         (head, leg, account)
     }
 

@@ -39,6 +39,11 @@ impl Tally {
         bytes.set(bytes.get() + new);
     }
 
+    /// Bytes that `carrier` moved.
+    pub(crate) fn carried(&self, direction: Direction, carrier: Carrier) -> u64 {
+        self.bytes[direction as usize][carrier as usize].get()
+    }
+
     /// Bytes in the order of [`Direction::ALL`] and [`Carrier::ALL`].
     pub(crate) fn bytes(&self) -> [[u64; Carrier::ALL.len()]; Direction::ALL.len()] {
         [0, 1].map(|direction: usize| std::array::from_fn(|carrier| self.bytes[direction][carrier].get()))

@@ -9,10 +9,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::{JoinedLook, JoinedSessions, judge, lifetime, sign};
+use crate::account::Account;
 use crate::config::{OnDown, Target, TcpOptions};
 use crate::fastpath::packet::{Adopted, Ending, Joined};
 use crate::running::Running;
-use crate::session::Account;
 use crate::shared::Shared;
 use crate::stats::{Carrier, Direction};
 
@@ -65,7 +65,7 @@ impl JoinedSessions {
                     retransmitted: seen.map(|seen| seen.retransmitted),
                     ..JoinedLook::default()
                 };
-                self.enter(session.joined, seen.map(|seen| seen.bytes), account, (vigil, looked), alive);
+                self.enter(session.joined, account, (vigil, looked), alive);
             }
             Owner::Removed(how) => {
                 info!(client = %session.client, target_address = %session.target, ?how, "a session of what was removed");
