@@ -1,6 +1,6 @@
 //! The picture: for each workload how many times better landbridge is than each peer.
 //!
-//! One row per workload, the factor on a logarithmic axis, a dot for the median and a line for the range. The grey band is
+//! One row per workload, the factor on a logarithmic axis, a dot for the median and a line for its interval. The grey band is
 //! the spread of landbridge against itself; dots in it claim nothing, dots left of the middle are losses.
 
 use super::contender::Contender;

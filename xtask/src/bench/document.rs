@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::contender::{BACKLOG, WORKERS};
 use super::lab::TOKENS_PER_SECOND;
-use super::report::{Report, mark};
+use super::report::{CONFIDENCE, Report, mark};
 use super::results::{Cell, Verdict};
 use super::table::Table;
 
@@ -50,9 +50,10 @@ fn results(report: &Report) -> String {
     for (name, version) in &report.versions {
         versions.add(vec![name.clone(), version.clone()]);
     }
-    let mut workloads = Table::new(&["workload", "what happens"]);
+    let mut workloads = Table::new(&["workload", "pairs", "what happens"]);
     for measured in &report.measured {
-        workloads.add(vec![format!("`{}`", measured.name), measured.workload.describe()]);
+        let pairs = measured.rounds.len().to_string();
+        workloads.add(vec![format!("`{}`", measured.name), pairs, measured.workload.describe()]);
     }
     let remarks: String = report.remarks().iter().map(|remark| format!("- {}\n", remark.replace('\n', " "))).collect();
     let remarks = if remarks.is_empty() { remarks } else { format!("\n{remarks}") };
@@ -68,9 +69,9 @@ fn results(report: &Report) -> String {
          median of the pairs. What loses, and why, is said below.\n\n\
          {required}\n\
          ## All ratios\n\n\
-         landbridge's value divided by the peer's: median (lowest - highest) of {} pairs of runs that followed each other. \
-         `A/A` is the largest factor between two runs of landbridge that followed each other; inside it (`~`) nothing is \
-         claimed. **Bold** cells are lost. Where a pair has no ratio, for a cost is not above the floor's, both medians stand, \
+         landbridge's value divided by the peer's, in pairs of runs that followed each other: their median and its \
+         {CONFIDENCE}. `A/A` is how far from 1 that interval is between two runs of landbridge that followed each other, as a \
+         factor; inside it, or where a ratio's own interval has 1 in it (`~`), nothing is claimed. **Bold** cells are lost. Where a pair has no ratio, for a cost is not above the floor's, both medians stand, \
          ours first. `ours` is landbridge's median, for scale only: numbers of two measurements cannot be compared. CPU is the busy time of the whole machine, \
          for 1,000 requests or tokens; own CPU is that minus the same load over plain IP forwarding (`forward`), for bulk \
          per GB. Memory of the kernel is slab and TCP memory, also minus that of forwarding.\n\n\
@@ -86,7 +87,6 @@ fn results(report: &Report) -> String {
         machine.kernel,
         machine.busy_before,
         report.steering,
-        report.rounds,
         versions = versions.markdown(),
         required = report.requirements().markdown(),
         ratios = report.ratios(bold_losses).markdown(),

@@ -41,7 +41,7 @@ impl<'a> Field<'a> {
             self.shared.iter().skip(1).map(|running| running.contender).filter(|peer| workload.suits(*peer)).collect();
         let mut failures: Vec<(Contender, String)> = Vec::new();
         let mut rounds = Vec::new();
-        for _ in 0..self.effort.rounds() {
+        for _ in 0..self.effort.rounds(workload) {
             let mut round = Round::default();
             for contender in order(&peers) {
                 if failures.iter().any(|(failed, _)| *failed == contender) {

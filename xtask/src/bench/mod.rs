@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: landbridge against its peers, in namespaces, as ratios of runs that follow each other.
 //!
 //! The machine is small and shared, so that no number of one run means anything by itself. Each pair of runs gives one
-//! ratio; what is reported is the median and the range of these, beside the spread of landbridge against itself.
+//! ratio; what is reported is their median with its confidence interval, beside the spread of landbridge against itself.
 
 mod burden;
 mod chart;
@@ -42,10 +42,10 @@ use crate::workspace;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Short rounds against HAProxy and plain forwarding, in under five minutes.
+    /// Short rounds against HAProxy and plain forwarding, in about eight minutes.
     #[arg(long)]
     quick: bool,
-    /// How often each contender runs; 5 times, 3 times with --quick.
+    /// How often each contender runs, and four times as often with the requests of wrk; 5 times, 3 times with --quick.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..))]
     rounds: Option<u8>,
     /// Only these workloads: names like `requests-8-64`, or their beginnings like `requests`.
@@ -95,7 +95,6 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
         command: command(arguments),
         date: date.clone(),
         seconds: started.elapsed().as_secs(),
-        rounds: effort.rounds(),
         machine,
         steering: lab.net.steering(),
         versions,

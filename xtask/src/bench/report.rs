@@ -9,13 +9,15 @@ use super::results::{Cell, Measured, Row, Verdict};
 use super::table::Table;
 use super::workload::Workload;
 
+/// What the two numbers behind a median are.
+pub(crate) const CONFIDENCE: &str = "95 % confidence interval (of five pairs or fewer: lowest - highest)";
+
 /// One measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) command: String,
     pub(crate) date: String,
     pub(crate) seconds: u64,
-    pub(crate) rounds: usize,
     pub(crate) machine: Machine,
     pub(crate) steering: String,
     pub(crate) versions: Vec<(String, String)>,
@@ -47,10 +49,10 @@ impl Report {
     /// For a terminal.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
-            "\nlandbridge's value divided by the peer's: median (lowest - highest) of {} pairs, one run each, in turn.\n\
-             + better, - worse, ~ inside the A/A spread (landbridge against itself): nothing is claimed.\n\
+            "\nlandbridge's value divided by the peer's: median of the pairs, one run each, in turn, and its {CONFIDENCE}.\n\
+             + better, - worse, ~ undecided, or inside the A/A spread (landbridge against itself): nothing is claimed.\n\
              No ratio: the medians, ours : theirs. {WORKERS} workers and a backlog of {BACKLOG} for all; RPS {}.\n\n",
-            self.rounds, self.steering
+            self.steering
         );
         text += &self.ratios(mark).text();
         let required = self.requirements();

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::contender::Contender;
 use super::metric::{Metric, Sample};
 use super::requirement::{Requirement, requirement};
-use super::stats::{Summary, ratio, spread, within};
+use super::stats::{Summary, ratio, within};
 use super::workload::Workload;
 
 /// One contender under one workload, once.
@@ -40,7 +40,7 @@ pub(crate) struct Row {
     pub(crate) metric: Metric,
     /// landbridge's own values.
     pub(crate) ours: Summary,
-    /// How far apart two runs of landbridge were at worst, as a factor. Nothing nearer to 1 is claimed.
+    /// How far from 1 the ratio of two runs of landbridge may be, as a factor. Nothing nearer to 1 is claimed.
     pub(crate) spread: Option<f64>,
     pub(crate) cells: Vec<Cell>,
 }
@@ -64,7 +64,7 @@ pub(crate) struct Cell {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     Better,
-    /// Inside the spread of landbridge against itself.
+    /// Inside the spread of landbridge against itself, or the ratio's own interval has 1 in it.
     Same,
     Worse,
     /// There is no ratio, or nothing to hold it against.
@@ -100,7 +100,7 @@ impl Row {
             .filter_map(|run| run.value(metric))
             .collect();
         let same: Vec<(f64, f64)> = rounds.iter().filter_map(|round| round.same(metric)).collect();
-        let spread = spread(&ratios(&same));
+        let spread = Summary::of(&ratios(&same)).map(Summary::spread);
         let cells = peers
             .iter()
             .filter(|&&peer| peer != Contender::Forward || metric.has_floor())
@@ -124,7 +124,7 @@ impl Cell {
         let (ours, theirs): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
         let ratio = Summary::of(&ratios(pairs)).filter(|ratio| ratio.count == pairs.len());
         let verdict = match (ratio, spread) {
-            (Some(ratio), Some(spread)) if within(ratio.median, spread) => Verdict::Same,
+            (Some(ratio), Some(spread)) if within(ratio.median, spread) || ratio.is_undecided() => Verdict::Same,
             (Some(ratio), Some(_)) if (ratio.median > 1.0) == metric.more_is_better() => Verdict::Better,
             (Some(_), Some(_)) => Verdict::Worse,
             _ => Verdict::Unknown,

@@ -65,9 +65,13 @@ impl Effort {
         Duration::from_secs(if self.quick { 2 } else { 5 })
     }
 
-    /// How many rounds.
-    pub(crate) fn rounds(self) -> usize {
-        self.rounds.map_or(if self.quick { 3 } else { 5 }, usize::from)
+    /// How many rounds a workload has: those of wrk are short, and a 99th percentile and a difference of hundredths need many.
+    pub(crate) fn rounds(self, workload: Workload) -> usize {
+        let rounds = self.rounds.map_or(if self.quick { 3 } else { 5 }, usize::from);
+        match workload {
+            Workload::Requests { .. } | Workload::Connects => 4 * rounds,
+            _ => rounds,
+        }
     }
 
     /// All workloads.
