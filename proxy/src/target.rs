@@ -163,6 +163,12 @@ impl Entry {
         }
     }
 
+    /// Who the client is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        let nobody = SocketAddr::from(([0; 4], 0));
+        self.state.register().sessions.get(self.number).map_or(nobody, |of| of.handle.client)
+    }
+
     /// Its target.
     pub(crate) fn state(&self) -> &TargetState {
         &self.state

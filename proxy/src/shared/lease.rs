@@ -24,7 +24,7 @@ impl Shared {
         let state = Arc::clone(self.state(id));
         let handle = self.handle(listener, client, Instant::now());
         let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
-        Ok(Lease { id, client, entry: state.enter(handle), vacancy })
+        Ok(Lease { id, entry: state.enter(handle), vacancy })
     }
 
     /// Counts a session that a former process has begun: a place of `listener` and a [`Lease`] of `id`, limits or not.
@@ -34,7 +34,7 @@ impl Shared {
         state.load.take();
         let handle = self.handle(listener, client, began);
         let vacancy = self.target(id).1.max_connections.map(|_limited| Arc::clone(&self.vacancy));
-        (places.take_anyway(), Lease { id, client, entry: state.enter(handle), vacancy })
+        (places.take_anyway(), Lease { id, entry: state.enter(handle), vacancy })
     }
 
     fn handle(&self, listener: usize, client: SocketAddr, since: Instant) -> Handle {
@@ -93,7 +93,6 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Lease {
     id: TargetId,
-    client: SocketAddr,
     entry: Entry,
     /// Whom to tell that there is a place, if the target has a limit.
     vacancy: Option<Arc<Notify>>,
@@ -106,7 +105,7 @@ impl Lease {
 
     /// Who the client is.
     pub(crate) fn client(&self) -> SocketAddr {
-        self.client
+        self.entry.client()
     }
 
     /// Ready when the session has to end for the sake of its target: whoever forwards its bytes resets both legs then, and
