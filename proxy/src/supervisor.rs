@@ -141,7 +141,6 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
         }
     };
     let log_writer = log_writer.map(Writer::start).transpose()?;
-    // The kernel's own types took some megabytes while the programs were loaded.
     memory::give_back();
     let packet = packet.ok();
     let ways = Ways { sockmap: fastpath.ok(), packet: packet.clone() };

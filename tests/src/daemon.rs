@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -21,6 +22,9 @@ const SOCKET: &str = "admin.sock";
 
 /// What starts a daemon such that it believes to be on an old kernel, before Linux 6.6: with the personality that has `uname` say 2.6.
 pub const ON_OLD_KERNEL: [&str; 2] = ["setarch", "--uname-2.6"];
+
+/// The allocator gives back what has been free for a second.
+const GIVING_BACK: Duration = Duration::from_secs(2);
 
 /// A running `landbridge`, with one listener and its metrics.
 ///
@@ -215,13 +219,22 @@ impl Daemon {
         Ok(())
     }
 
-    /// Physical memory that the process has for itself, in bytes: neither its code nor maps that it shares with the kernel.
+    /// Physical memory that the process has for itself, in bytes, once it has given back what is free: neither its code nor maps
+    /// that it shares with the kernel.
     pub fn anonymous_bytes(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.process.id());
-        let status = fs::read_to_string(&path)?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).context("RssAnon is in kB")?;
-        Ok(kibibytes.trim().parse::<u64>()? * 1024)
+        let mut least = u64::MAX;
+        let mut since = Instant::now();
+        while since.elapsed() < GIVING_BACK {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+            let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).context("RssAnon is in kB")?;
+            let bytes = kibibytes.trim().parse::<u64>()? * 1024;
+            if bytes < least {
+                (least, since) = (bytes, Instant::now());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(least)
     }
 
     /// From now on it can have this many file descriptors, and not raise that.

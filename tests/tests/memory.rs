@@ -4,7 +4,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 use landbridge_tests::targets::Echo;
-use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt, eventually};
+use landbridge_tests::{Config, Daemon, Ending, Net, SocketExt};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
@@ -51,7 +51,7 @@ fn a_joined_session_costs_less_than_a_kibibyte_and_is_found_when_its_end_is_not_
     })
 }
 
-/// Fails unless each of [`SESSIONS`] that come at once costs less than `limit` bytes, some time after they are `settled`, and
+/// Fails unless each of [`SESSIONS`] that come at once costs less than `limit` bytes, once they are `settled`, and
 /// all are counted after their `end`.
 fn cost(
     datapath: &str,
@@ -78,13 +78,9 @@ fn cost(
     let before = daemon.anonymous_bytes()?;
     let mut sessions = open(SESSIONS)?;
     settled(&daemon, WARM + SESSIONS)?;
-    // What they needed before they were joined is given back a moment later.
-    let each = eventually("a session that has settled costs little", || {
-        let each = daemon.anonymous_bytes()?.checked_sub(before).context("sessions cost memory")? / SESSIONS as u64;
-        ensure!(each < limit, "{each} bytes per session");
-        Ok(each)
-    })?;
+    let each = daemon.anonymous_bytes()?.checked_sub(before).context("sessions cost memory")? / SESSIONS as u64;
     println!("{each} bytes per session");
+    ensure!(each < limit, "{each} bytes per session");
 
     for (number, session) in sessions.iter_mut().enumerate() {
         session.expect_echo(format!("session {number}").as_bytes())?;
