@@ -12,11 +12,12 @@ use socket2::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info};
 
-use crate::config::{Config, Listener, Target, TcpOptions, overlap};
+use crate::config::{Config, Group, Listener, Target, TcpOptions, overlap};
 use crate::fastpath::packet::Adopted;
 use crate::handover::Inheritance;
 use crate::net::listener::{self, BindError};
 use crate::net::path;
+use crate::shared::Shared;
 
 /// What a worker is told: about its sockets, and the sessions that it takes over.
 #[derive(Debug)]
@@ -84,8 +85,8 @@ impl Listening {
         Ok(new)
     }
 
-    /// Has the workers accept from what was bound for `config`, and close what it does not have.
-    pub(crate) fn apply(&mut self, config: &Config, new: Vec<Bound>, workers: &[UnboundedSender<Command>]) {
+    /// Has the workers accept from what was bound for the configuration, and close what it does not have.
+    pub(crate) fn apply(&mut self, shared: &Shared, new: Vec<Bound>, workers: &[UnboundedSender<Command>]) {
         for bound in new {
             for (worker, socket) in workers.iter().zip(&bound.sockets) {
                 match socket.try_clone() {
@@ -98,13 +99,13 @@ impl Listening {
             }
             self.bound.push(bound);
         }
-        let wanted: Vec<_> = addresses(config).collect();
+        let wanted: Vec<_> = addresses(&shared.config).collect();
         let unwanted = |bound: &mut Bound| !wanted.iter().any(|(listener, at)| bound.is(*at, &listener.tcp));
         for closed in self.bound.extract_if(.., unwanted) {
             info!(address = %closed.address, "closing");
             close(closed, workers);
         }
-        self.clamp(config);
+        self.clamp(shared);
     }
 
     /// Every socket with what it is bound to, to be handed over.
@@ -117,8 +118,14 @@ impl Listening {
         self.bound.drain(..).for_each(|bound| close(bound, workers));
     }
 
-    /// Tells new clients how large a segment may be on the way to the targets of now, by the routes of now.
-    pub(crate) fn clamp(&self, config: &Config) {
+    /// Tells new clients how large a segment may be on the way to the targets of now, by the routes of now, and notes for each
+    /// target how large it may be.
+    pub(crate) fn clamp(&self, shared: &Shared) {
+        let config = &shared.config;
+        for id in config.target_ids() {
+            let (group, target) = shared.target(id);
+            shared.state(id).set_segment(towards(group, target));
+        }
         for bound in &self.bound {
             let listener = config.listeners.iter().find(|listener| listener.bind.contains(&bound.address));
             if let Some(segment) = listener.and_then(|listener| segment(config, listener)) {
@@ -156,16 +163,17 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&Listener, SocketAddr)> {
     all.filter(move |(_, address)| seen.insert(*address))
 }
 
-/// The largest segment that fits on the way to every target of a listener whose sessions may be joined.
+/// The largest segment that fits on the way to every target of a listener whose sessions may be joined. A target without a
+/// route now has no say; its sessions are relayed if they turn out not to fit.
 fn segment(config: &Config, listener: &Listener) -> Option<u32> {
     if !listener.datapath.joins() {
         return None;
     }
     let groups = listener.groups.iter().map(|&group| &config.groups[group]);
-    let segments = groups.flat_map(|group| {
-        let towards = |target: &Target| path::segment_towards(target.address, &group.dial, &group.tcp);
-        // A target without a route now has no say; its sessions are relayed if they turn out not to fit.
-        group.targets.iter().filter(|target| target.is_resolved()).filter_map(move |target| towards(target).ok())
-    });
-    segments.min()
+    groups.flat_map(|group| group.targets.iter().filter_map(move |target| towards(group, target))).min()
+}
+
+/// The largest segment that fits on the way to a target; `None`: it has no address or no route now.
+fn towards(group: &Group, target: &Target) -> Option<u32> {
+    target.is_resolved().then(|| path::segment_towards(target.address, &group.dial, &group.tcp).ok()).flatten()
 }

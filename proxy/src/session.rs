@@ -19,7 +19,6 @@ use crate::chain::chain;
 use crate::joined;
 use crate::net::dial::{DialError, Opening, dial};
 use crate::net::leg::Leg;
-use crate::net::path;
 use crate::net::proxy_protocol::{self, Endpoints, HeaderError};
 use crate::net::relay::{Head, Relay, Relayed, Settings};
 use crate::places::Place;
@@ -174,7 +173,7 @@ impl Session<'_> {
         self.worker.buffers.read_early(client, &mut head).map_err(|_gone| SessionEnd::ClientGone)?;
         // What the target sends has to fit on the way to the client, or the two cannot be joined.
         let segment = match self.worker.joined {
-            Some(_) => path::segment_of(stream.as_fd(), peer.is_ipv6()).ok(),
+            Some(_) => self.worker.clients.segment(stream.as_fd(), peer.ip(), self.accepted),
             None => None,
         };
         let source = accepted.endpoints.map_or(peer, |endpoints| endpoints.source);
@@ -220,6 +219,9 @@ impl Session<'_> {
             route.connects.add(1);
             let began = Instant::now();
             let chosen = *first.get_or_insert(began);
+            // Unless the route to the target says so already.
+            let known = shared.state(lease.id()).segment();
+            let segment = segment.filter(|&segment| known.is_none_or(|known| known > segment));
             let opening = Opening { segment, speaks_first: speaks_first || group.send_proxy.is_some() };
             match dial(target.address, &group.dial, &group.tcp, opening).await {
                 Ok(stream) => {

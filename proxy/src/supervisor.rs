@@ -155,7 +155,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), RunError> {
     }
     // Before anybody accepts: these sessions have their places.
     adopt(packet.as_ref(), shadows, &commands);
-    listening.apply(&first.config, bound, &commands);
+    listening.apply(&first, bound, &commands);
     for listener in &first.config.listeners {
         info!(listener = listener.name, addresses = ?listener.bind, "listening");
     }

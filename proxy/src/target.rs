@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::mem;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub(crate) struct TargetState {
     pub(crate) suspected: AtomicBool,
     /// Told each time when traffic fails on it.
     pub(crate) suspicion: Notify,
+    /// The largest segment that fits on the way to it, in bytes; 0: not known.
+    segment: AtomicU32,
     /// What was counted of its probes.
     pub(crate) probes: ProbeStats,
     /// Why the last probe was bad, if it was.
@@ -249,6 +251,16 @@ impl TargetState {
     pub(crate) async fn cut_after(&self, limit: Duration, end: SessionEnd) {
         sleep_until(Instant::now() + limit).await;
         self.cut_paced(end).await;
+    }
+
+    /// Notes how large segments may be on the way to it, by the routes of now; `None`: there is no route.
+    pub(crate) fn set_segment(&self, segment: Option<u32>) {
+        self.segment.store(segment.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The largest segment that fits on the way to it, in bytes, as far as is known.
+    pub(crate) fn segment(&self) -> Option<u32> {
+        Some(self.segment.load(Ordering::Relaxed)).filter(|&segment| segment > 0)
     }
 
     /// Notes why the last probe was bad; `None`: it was good.

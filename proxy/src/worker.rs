@@ -32,6 +32,7 @@ use crate::joined::JoinedSessions;
 use crate::listening::Command;
 use crate::net::hangup::Hangups;
 use crate::net::listener::Acceptor;
+use crate::net::path::ClientWays;
 use crate::net::relay::{Buffers, Sockmap};
 use crate::running::Running;
 use crate::session;
@@ -56,6 +57,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) running: Arc<Running>,
     pub(crate) buffers: Buffers,
+    /// How large segments may be on the way to clients.
+    pub(crate) clients: ClientWays,
     /// The way into the kernel, if there is one.
     pub(crate) kernel: Option<Sockmap>,
     /// The sessions that left for the packet datapath, if there is one.
@@ -134,7 +137,8 @@ async fn run(
         let ending = ending.clone();
         spawn_local(async move { joined.run(ending).await });
     }
-    let worker = Rc::new(Worker { index, running, buffers: Buffers::new(), kernel, joined });
+    let worker =
+        Rc::new(Worker { index, running, buffers: Buffers::new(), clients: ClientWays::default(), kernel, joined });
     let looks = Rc::clone(&worker.buffers.looks);
     spawn_local(async move { looks.run().await });
     let adopt = |sessions: Vec<Adopted>| {

@@ -133,7 +133,7 @@ impl Supervisor {
                 },
                 () = names.changed() => renamed = true,
                 Some(rung) = OptionFuture::from(routes.as_mut().map(Doorbell::rung)) => match rung {
-                    Ok(()) => self.listening.clamp(&self.running.load().config),
+                    Ok(()) => self.listening.clamp(&self.running.load()),
                     Err(error) => {
                         warn!("routes are no longer followed: {error}");
                         routes = None;
@@ -288,7 +288,7 @@ impl Supervisor {
             self.resolving = self.running.names.follow(&template);
         }
         self.template = template;
-        self.listening.apply(&shared.config, bound, &self.commands);
+        self.listening.apply(&shared, bound, &self.commands);
         // What was ordered while this was prepared.
         shared.follow_orders();
         former.end_removed(&shared);
