@@ -4,8 +4,10 @@
 //! and what glibc has needed once it keeps: see "What was tried" in docs/benchmarks.md.
 
 use std::ffi::c_char;
+use std::ptr;
 
-use tikv_jemalloc_ctl::background_thread;
+use nix::errno::Errno;
+use tikv_jemalloc_sys::mallctl;
 use tikv_jemallocator::Jemalloc;
 use tracing::warn;
 
@@ -27,7 +29,19 @@ unsafe impl Sync for Settings {}
 /// From now on a thread of the allocator's own gives back what is free, also while nobody allocates: the kernel's own types took
 /// some megabytes while the programs were loaded, and crowds leave. The thread has the privileges of the one that calls this.
 pub(crate) fn give_back() {
-    if let Err(error) = background_thread::write(true) {
+    let mut on = true;
+    // SAFETY: the name and the type are those of jemalloc(3).
+    let failed = unsafe {
+        mallctl(
+            c"background_thread".as_ptr(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            (&raw mut on).cast(),
+            size_of::<bool>(),
+        )
+    };
+    if failed != 0 {
+        let error = Errno::from_raw(failed);
         warn!("memory that is free is given back only while sessions come and go: {error}");
     }
 }

@@ -15,6 +15,10 @@ use crate::child::Child;
 /// Between two runs: what the first left behind in the kernel ends.
 pub(crate) const SETTLE: Duration = Duration::from_millis(100);
 
+/// Before memory is looked at. What is free is given back by then: the allocators of some take a second or two, and the kernel
+/// frees its objects later, too.
+pub(crate) const CALM: Duration = Duration::from_secs(3);
+
 /// Of every stream.
 pub(crate) const TOKENS_PER_SECOND: u32 = 20;
 

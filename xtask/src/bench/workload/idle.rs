@@ -1,18 +1,14 @@
 //! What a session costs in memory while it does nothing: each has had one request and its answer.
 
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::bench::burden::session;
 use crate::bench::contender::{Running, Service};
-use crate::bench::lab::Lab;
+use crate::bench::lab::{CALM, Lab};
 use crate::bench::machine::{Memory, resident_kib, socket_kib};
 use crate::bench::metric::{Metric, Sample};
-
-/// Buffers that were used are given back by then, and freed kernel objects are freed.
-const CALM: Duration = Duration::from_millis(500);
 
 /// Enough for every worker to have had some.
 const WARM: usize = 100;
@@ -35,7 +31,6 @@ pub(super) fn run(lab: &Lab, running: &Running, count: usize) -> Result<Vec<Samp
     let after = Snapshot::take(lab, running)?;
     ensure!(sessions.len() == count, "not all sessions stand");
     drop((warm, sessions));
-    thread::sleep(CALM);
 
     let each = |after: u64, before: u64| (after as f64 - before as f64) / count as f64;
     Ok(vec![

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::bench::contender::{Running, Service};
 use crate::bench::host::TARGET;
-use crate::bench::lab::Lab;
+use crate::bench::lab::{CALM, Lab};
 use crate::bench::machine::Memory;
 use crate::bench::metric::{Metric, Sample};
 
@@ -31,6 +31,7 @@ pub(super) fn run(lab: &Lab, running: &Running, window: Duration) -> Result<Vec<
     let flood = Arc::clone(&ended);
     let senders = lab.net.targets.spawn(move || send(&listener, &flood));
 
+    thread::sleep(CALM);
     let before = Memory::read()?;
     let connect = || (0..SESSIONS).map(|_| TcpStream::connect(address)).collect::<Result<Vec<_>, _>>();
     let sessions = lab.net.client.enter(connect)?.with_context(|| format!("cannot connect to {address}"))?;
