@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use landbridge_core::select::TargetId;
 use socket2::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info};
 
-use crate::config::{Config, Group, Listener, Target, TcpOptions, overlap};
+use crate::config::{Config, Listener, TcpOptions, overlap};
 use crate::fastpath::packet::Adopted;
 use crate::handover::Inheritance;
 use crate::net::listener::{self, BindError};
@@ -78,7 +79,8 @@ impl Listening {
             let ours = self.bound.iter().any(|bound| overlap(bound.address, address));
             let beside = ours || !sockets.is_empty() || inheritance.as_ref().is_some_and(|of| of.overlaps(address));
             let missing = workers - sockets.len();
-            sockets.extend(listener::bind(address, &listener.tcp, segment(config, listener), missing, beside)?);
+            let segment = segment(config, listener, |id| towards(config, id));
+            sockets.extend(listener::bind(address, &listener.tcp, segment, missing, beside)?);
             self.next_number += 1;
             new.push(Bound { number: self.next_number, address, tcp: listener.tcp.clone(), sockets });
         }
@@ -123,12 +125,12 @@ impl Listening {
     pub(crate) fn clamp(&self, shared: &Shared) {
         let config = &shared.config;
         for id in config.target_ids() {
-            let (group, target) = shared.target(id);
-            shared.state(id).set_segment(towards(group, target));
+            shared.state(id).set_segment(towards(config, id));
         }
+        let known = |id| shared.state(id).segment();
         for bound in &self.bound {
             let listener = config.listeners.iter().find(|listener| listener.bind.contains(&bound.address));
-            if let Some(segment) = listener.and_then(|listener| segment(config, listener)) {
+            if let Some(segment) = listener.and_then(|listener| segment(config, listener, known)) {
                 for socket in &bound.sockets {
                     if let Err(error) = path::clamp(socket, segment) {
                         debug!(address = %bound.address, "sessions may be relayed that could be joined: {error}");
@@ -163,17 +165,16 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&Listener, SocketAddr)> {
     all.filter(move |(_, address)| seen.insert(*address))
 }
 
-/// The largest segment that fits on the way to every target of a listener whose sessions may be joined. A target without a
-/// route now has no say; its sessions are relayed if they turn out not to fit.
-fn segment(config: &Config, listener: &Listener) -> Option<u32> {
-    if !listener.datapath.joins() {
-        return None;
-    }
-    let groups = listener.groups.iter().map(|&group| &config.groups[group]);
-    groups.flat_map(|group| group.targets.iter().filter_map(move |target| towards(group, target))).min()
+/// The largest segment that fits on the way to every target of a listener whose sessions may be joined, if that is what fits
+/// `towards` each. A target without a route now has no say; its sessions are relayed if they turn out not to fit.
+fn segment(config: &Config, listener: &Listener, towards: impl Fn(TargetId) -> Option<u32>) -> Option<u32> {
+    let ids = config.target_ids().filter(|id| listener.groups.contains(&id.group));
+    if listener.datapath.joins() { ids.filter_map(towards).min() } else { None }
 }
 
 /// The largest segment that fits on the way to a target; `None`: it has no address or no route now.
-fn towards(group: &Group, target: &Target) -> Option<u32> {
-    target.is_resolved().then(|| path::segment_towards(target.address, &group.dial, &group.tcp).ok()).flatten()
+fn towards(config: &Config, id: TargetId) -> Option<u32> {
+    let group = &config.groups[id.group];
+    let target = Some(&group.targets[id.target]).filter(|target| target.is_resolved())?;
+    path::segment_towards(target.address, &group.dial, &group.tcp).ok()
 }

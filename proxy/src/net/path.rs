@@ -79,10 +79,16 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_client_s_way_is_asked_for_once_a_second() {
+    /// One that is not connected, and one that is.
+    fn sockets() -> (TcpListener, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener, client)
+    }
+
+    #[test]
+    fn a_client_s_way_is_asked_for_once_a_second() {
+        let (listener, client) = sockets();
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         let (ways, now) = (ClientWays::default(), Instant::now());
         let ask = |socket: BorrowedFd<'_>, address, after| ways.segment(socket, address, now + after);
@@ -96,8 +102,7 @@ mod tests {
 
     #[test]
     fn not_more_clients_are_known_than_may_be() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_listener, client) = sockets();
         let (ways, now) = (ClientWays::default(), Instant::now());
         for number in 0..=MOST_CLIENTS as u32 {
             let address = Ipv4Addr::from(0x7f00_0000 + number).into();
